@@ -1,0 +1,42 @@
+"""Say what photos show: python scripts/predict.py RUN PHOTO_OR_FOLDER…"""
+
+import argparse
+from pathlib import Path
+
+from thaw import cli
+
+
+def main() -> None:
+    """Read the arguments, predict, print."""
+    parser = argparse.ArgumentParser(description="Label photos with a trained model.")
+    parser.add_argument("run", type=Path, help="a run folder, or a bundle (its model/)")
+    parser.add_argument("photos", nargs="*", type=Path, help="photos, or folders of photos")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="confidence (0 to 1) below which the label is 'unsure'; the bundle's own by default",
+    )
+    for kind in ("csv", "json"):
+        parser.add_argument(
+            f"--{kind}", nargs="?", const="-", metavar="FILE", help=f"{kind} to FILE or the screen"
+        )
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the photos with labels")
+    arguments = parser.parse_args()
+    for kind in ("csv", "json"):
+        value = getattr(arguments, kind)
+        if value not in (None, "-") and not value.endswith(f".{kind}"):  # `--json photo.jpg`
+            arguments.photos.append(Path(value))
+            setattr(arguments, kind, "-")
+    if not arguments.photos:
+        parser.error("expected a photo or a folder of photos")
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
+        parser.error(f"expected --threshold to be from 0 to 1, got {arguments.threshold}")
+
+    from thaw.predict import predict  # torch is imported from here on, not for --help
+
+    predict(**vars(arguments))
+
+
+if __name__ == "__main__":
+    cli.command(main)

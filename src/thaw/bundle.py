@@ -1,0 +1,173 @@
+"""The bundle `model/`: weights, preprocessing and classes travel together, without any pickle."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
+
+from thaw.backbone import Backbone
+from thaw.errors import UserError
+from thaw.photos import load_photo
+from thaw.pretrained import build
+
+FORMAT = 1
+UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one photo; `label` is "unsure" below the threshold."""
+
+    path: str
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
+class Model:
+    """A trained classifier with all that it needs, as `thaw.load` returns it.
+
+    Args:
+        backbone: with the trained weights.
+        info: the contents of `model.json`.
+    """
+
+    def __init__(self, backbone: Backbone, info: dict[str, Any]) -> None:
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.info = info
+        self.classes: list[str] = info["classes"]
+        self.transforms = backbone.transforms
+        self.temperature: float = info["temperature"]
+        self.threshold: float | None = info["threshold"]
+
+    @torch.inference_mode()
+    def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
+        """Upright RGB photos → probabilities `[B, classes]`."""
+        batch = torch.stack([self.transforms(image) for image in images])  # [B, 3, H, W]
+        return (self.backbone(batch) / self.temperature).softmax(dim=1)
+
+    def predict(
+        self, paths: Iterable[Path | str], threshold: float | None = None, batch_size: int = 32
+    ) -> Iterator[Prediction]:
+        """Say of each photo what it shows, a batch at a time.
+
+        Args:
+            threshold: confidence below which the label is "unsure"; the bundle's own if None.
+
+        Raises:
+            UserError: a photo can't be decoded.
+        """
+        threshold = self.threshold if threshold is None else threshold
+        waiting = list(paths)
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            rows = self.probabilities([load_photo(path) for path in batch]).tolist()
+            for path, row in zip(batch, rows, strict=True):
+                confidence = max(row)
+                sure = threshold is None or confidence >= threshold
+                label = self.classes[row.index(confidence)] if sure else UNSURE
+                by_class = dict(zip(self.classes, row, strict=True))
+                yield Prediction(str(path), label, confidence, by_class)
+
+
+def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:
+    """Write a bundle and return its size in bytes.
+
+    `model.json` comes last, so a folder without it is no bundle.
+
+    Args:
+        facts: further plain values for `model.json`, such as metrics and the data's digest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.json").unlink(missing_ok=True)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.net.state_dict().items()}
+    weights = folder / "weights.safetensors"
+    partial = weights.with_suffix(".partial")
+    save_file(tensors, partial)
+    os.replace(partial, weights)
+    info = {
+        "format": FORMAT,
+        "arch": backbone.origin,
+        "classes": classes,
+        "transforms": _describe(backbone.transforms),
+        "temperature": 1.0,
+        "threshold": None,
+        "weights_sha256": _sha256(weights),
+        "pretrained": {key: backbone.meta.get(key) for key in ("source", "url", "licence")},
+        **facts,
+    }
+    partial = folder / "model.json.partial"
+    partial.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder / "model.json")
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def load(path: Path | str) -> Model:
+    """Rebuild the model of a bundle, or of a run folder's `model/`; no network, no pickle.
+
+    Raises:
+        UserError: there is no bundle, it is of a later format, or its weights were changed.
+    """
+    folder = Path(path)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    file, weights = folder / "model.json", folder / "weights.safetensors"
+    if not file.is_file() or not weights.is_file():
+        raise UserError(
+            f"Expected a run folder or a bundle in {path}, but there is no model.json with"
+            " weights.safetensors; a run writes its bundle to model/ when it ends."
+        )
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+        version = info["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged: {error}.") from error
+    if version != FORMAT:
+        raise UserError(f"{file} has format {version}, this Thaw reads {FORMAT}; update one.")
+    if _sha256(weights) != info["weights_sha256"]:
+        raise UserError(
+            f"{weights} isn't what {file} was written with (its sha256 differs); copy the bundle"
+            " again."
+        )
+    backbone = Backbone(build(info["arch"]), _transforms(info["transforms"]), info["arch"])
+    backbone.reset_head(len(info["classes"]))
+    backbone.net.load_state_dict(load_file(weights))
+    return Model(backbone, info)
+
+
+def _describe(transforms: ImageClassification) -> dict[str, Any]:
+    keys = ("resize_size", "crop_size", "mean", "std", "antialias")
+    values = {key: getattr(transforms, key) for key in keys}
+    return values | {"interpolation": transforms.interpolation.value}
+
+
+def _transforms(values: dict[str, Any]) -> ImageClassification:
+    transforms = ImageClassification(
+        crop_size=values["crop_size"][0],
+        mean=values["mean"],
+        std=values["std"],
+        interpolation=InterpolationMode(values["interpolation"]),
+        antialias=values["antialias"],
+    )
+    transforms.resize_size = values["resize_size"]  # one number, or two where it isn't square
+    return transforms
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_row(prediction: Prediction) -> dict[str, Any]:
+    """A flat row: path, label, confidence, and one column a class."""
+    row = asdict(prediction)
+    return row | row.pop("probabilities")

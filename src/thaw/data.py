@@ -1,0 +1,370 @@
+"""A folder of photos as a LightningDataModule: splits, classes by name, loaders.
+
+What a train batch holds is a function of (seed, epoch, index) alone: neither the number of loader
+workers nor an interruption changes it.
+"""
+
+import hashlib
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.datasets import ImageFolder
+
+from thaw.errors import UserError
+from thaw.photos import broken_photos, is_photo, load_photo
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photo, its path relative to the data's root, and its class as an index."""
+
+    path: str
+    label: int
+
+
+class PhotoFolder(LightningDataModule):
+    """Photos in `root/<split>/<class>/`, or in `root/<class>/` where nothing is split.
+
+    A val or test split that isn't there is cut from the train split: stratified, seeded, and exact
+    duplicates stay on one side. Classes are those of the train split, and hold for every split by
+    name. Test photos are not opened before `test_dataloader` is asked for.
+
+    Args:
+        root: the folder.
+        train: name of the train split's folder; likewise `val` and `test`.
+        val_fraction: share of the photos that is cut for val; likewise `test_fraction`.
+        batch_size: photos in a step.
+        workers: loader processes; 0 loads in the training process.
+        source: called with `root` first; downloads or draws the data unless they are there.
+        seed: of the cut, the order and the augmentation.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: str = "train",
+        val: str | None = "val",
+        test: str | None = "test",
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        batch_size: int = 32,
+        workers: int = 0,
+        source: Callable[..., None] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root).expanduser()
+        self.names = {"train": train, "val": val, "test": test}
+        self.fractions = {"test": test_fraction, "val": val_fraction}
+        self.batch_size, self.workers, self.source, self.seed = batch_size, workers, source, seed
+        self.classes: list[str] = []
+        self.splits: dict[str, list[Sample]] = {}
+        self.cut: dict[str, str] = {}  # how splits came about that are no folders
+        self.transforms: Callable[[Any], Tensor] | None = None
+        self.augment: Callable[[Any], Any] | None = None
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        checks = {
+            "batch_size": (_whole(self.batch_size, 1), self.batch_size, "a whole number from 1"),
+            "workers": (_whole(self.workers, 0), self.workers, "a whole number from 0"),
+        }
+        for split, fraction in self.fractions.items():
+            good = isinstance(fraction, int | float) and 0 < fraction < 1
+            checks[f"{split}_fraction"] = (good, fraction, "between 0 and 1")
+        wrong = [
+            f"expected data.{key} to be {valid}, got {value!r}"
+            for key, (good, value, valid) in checks.items()
+            if not good
+        ]
+        if wrong:
+            raise UserError("The data settings can't be used: " + "; ".join(wrong) + ".")
+
+    def ready(self) -> "PhotoFolder":
+        """Prepare and check everything; returns itself."""
+        self.prepare_data()
+        self.setup()
+        return self
+
+    # --- splits -------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Download or draw the data, unless they are there."""
+        if self.source is not None:
+            self.source(root=self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the photos of each split, cut the splits that are missing, and check them.
+
+        Raises:
+            UserError: naming all that is wrong with the folder.
+        """
+        if self.splits:
+            return
+        folders = self._folders()
+        train = _Folder(folders["train"])
+        self.classes = train.classes
+        splits = {"train": self._samples(train)}
+        problems = [
+            f"class {name!r} has no photos in {folders['train']}"
+            for label, name in enumerate(self.classes)
+            if label not in {sample.label for sample in splits["train"]}
+        ]
+        if len(self.classes) < 2:
+            problems.append(f"expected 2 classes or more in {folders['train']}, got {self.classes}")
+        for split in ("val", "test"):
+            if split in folders:
+                folder = _Folder(folders[split])
+                splits[split] = self._samples(folder)
+                problems += self._check_classes(folder, splits[split])
+        if not problems:
+            for split, fraction in self.fractions.items():  # test first, then val from the rest
+                if split not in splits:
+                    splits["train"], splits[split] = cut(
+                        splits["train"], fraction, self.seed, self.root
+                    )
+                    self.cut[split] = f"{fraction:.0%} of the photos, stratified, seed {self.seed}"
+            problems += [
+                f"the {split} split has no photos" for split in splits if not splits[split]
+            ]
+        if not problems:
+            opened = [self.root / s.path for split in ("train", "val") for s in splits[split]]
+            problems = [f"{path} ({why})" for path, why in broken_photos(opened).items()]
+            if problems:
+                problems[0] = "these photos can't be decoded, repair or remove them: " + problems[0]
+        if problems:
+            raise UserError(
+                f"The photos in {self.root} can't be used: " + "; ".join(problems) + "."
+            )
+        self.splits = {split: splits[split] for split in ("train", "val", "test")}
+
+    def _folders(self) -> dict[str, Path]:
+        if not self.root.is_dir():
+            raise UserError(
+                f"Expected a folder of photos in data.root={self.root}, but there is none; it holds"
+                " one folder a class, or train/ and test/ with one folder a class in each."
+            )
+        folders = {
+            split: self.root / name
+            for split, name in self.names.items()
+            if name is not None and (self.root / name).is_dir()
+        }
+        inside = sorted(path.name for path in self.root.iterdir() if path.is_dir())
+        if "train" not in folders:
+            if folders or not inside:
+                raise UserError(
+                    f"Expected a folder {self.names['train']!r} in {self.root}, which holds"
+                    f" {inside or 'no folders'}; set data.train, data.val and data.test to what"
+                    " the splits are called."
+                )
+            folders["train"] = self.root  # only class folders: every split is cut from them
+        return folders
+
+    def _samples(self, folder: "_Folder") -> list[Sample]:
+        """Photos of a folder, with the train split's labels; unknown classes get -1."""
+        labels = {name: label for label, name in enumerate(self.classes)}
+        if folder.ignored:
+            names = ", ".join(str(path.relative_to(self.root)) for path in folder.ignored[:3])
+            log.info("Skipped %d files that are no photos: %s", len(folder.ignored), names)
+        return [
+            Sample(
+                Path(path).relative_to(self.root).as_posix(),
+                labels.get(folder.classes[label], -1),
+            )
+            for path, label in folder.samples
+        ]
+
+    def _check_classes(self, folder: "_Folder", samples: list[Sample]) -> list[str]:
+        unknown = [name for name in folder.classes if name not in self.classes]
+        missing = [name for name in self.classes if name not in folder.classes]
+        if missing and not unknown:
+            log.warning("%s has no photos of %s.", folder.root, missing)
+        if unknown:
+            return [
+                f"expected the classes of train {self.classes} in {folder.root}, which also has"
+                f" {unknown}" + (f" and lacks {missing}" if missing else "")
+            ]
+        return []
+
+    def describe_splits(self) -> dict[str, Any]:
+        """Plain values for `split.json`."""
+        paths = {split: [s.path for s in samples] for split, samples in self.splits.items()}
+        return {"root": str(self.root), "classes": self.classes, "cut": self.cut, **paths}
+
+    def digest(self) -> str:
+        """sha256 over the train and val photos: paths, labels and bytes."""
+        sha = hashlib.sha256()
+        for split in ("train", "val"):
+            for sample in self.splits[split]:
+                content = hashlib.sha256((self.root / sample.path).read_bytes()).hexdigest()
+                sha.update(f"{split} {sample.path} {sample.label} {content}\n".encode())
+        return sha.hexdigest()
+
+    # --- loaders ------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches `{image: [B, 3, H, W], label: [B]}`, augmented and shuffled."""
+        samples = self.splits["train"]
+        rank, ranks = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        shuffle = EpochShuffle(len(samples), self.seed, rank, ranks)
+        # BatchNorm can't train on a single photo; the shuffle leaves out another one each epoch.
+        drop = len(shuffle) > self.batch_size and len(shuffle) % self.batch_size == 1
+        return self._loader("train", sampler=shuffle, drop_last=drop)
+
+    def val_dataloader(self) -> DataLoader:
+        """Batches as the train loader's, in order, never augmented."""
+        return self._loader("val", sampler=InOrder(len(self.splits["val"])))
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches as the val loader's."""
+        return self._loader("test", sampler=InOrder(len(self.splits["test"])))
+
+    def _loader(self, split: str, **kwargs: Any) -> DataLoader:
+        assert self.transforms is not None, "a backbone's transforms come first"
+        augment = self.augment if split == "train" else None
+        dataset = PhotoDataset(self.root, self.splits[split], self.transforms, augment, self.seed)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **kwargs,
+        )
+
+
+class _Folder(ImageFolder):
+    """ImageFolder that passes over hidden folders and keeps what it ignored."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root), is_valid_file=is_photo, allow_empty=True)
+        photos = {path for path, _ in self.samples}
+        below = (path for name in self.classes for path in sorted((root / name).rglob("*")))
+        self.ignored = [path for path in below if path.is_file() and str(path) not in photos]
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Folders in name order, as ImageFolder, without hidden ones."""
+        found = (path for path in Path(directory).iterdir() if path.is_dir())
+        classes = sorted(path.name for path in found if not path.name.startswith("."))
+        return classes, {name: label for label, name in enumerate(classes)}
+
+
+class PhotoDataset(Dataset):
+    """Photos by `(epoch, index)`; augmentation is seeded by (seed, epoch, index)."""
+
+    def __init__(
+        self,
+        root: Path,
+        samples: list[Sample],
+        transforms: Callable[[Any], Tensor],
+        augment: Callable[[Any], Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.root, self.samples, self.seed = root, samples, seed
+        self.transforms, self.augment = transforms, augment
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        sample = self.samples[index]
+        image = load_photo(self.root / sample.path)
+        if self.augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mix(self.seed, epoch, index))
+                image = self.augment(image)
+        return {"image": self.transforms(image), "label": sample.label, "index": index}
+
+
+class EpochShuffle(Sampler[tuple[int, int]]):
+    """`(epoch, index)` in an order that is a function of (seed, epoch); split among ranks.
+
+    Lightning calls `set_epoch`. Ranks get equally many, as DDP needs: the first few are repeated.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        self.size, self.seed, self.rank, self.ranks, self.epoch = size, seed, rank, ranks, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch's order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.ranks)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        order += order[: len(self) * self.ranks - self.size]
+        return iter([(self.epoch, index) for index in order[self.rank :: self.ranks]])
+
+
+class InOrder(Sampler[tuple[int, int]]):
+    """`(0, index)` in order."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(0, index) for index in range(self.size)])
+
+
+def cut(
+    samples: list[Sample], fraction: float, seed: int, root: Path
+) -> tuple[list[Sample], list[Sample]]:
+    """Cut a share of each class off: (kept, cut off), both in the order of `samples`.
+
+    Photos with the same bytes stay together, whatever their names; each class keeps a photo at
+    least, and gives one where it has two.
+    """
+    groups: dict[Any, list[Sample]] = defaultdict(list)
+    sizes: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        sizes[(root / sample.path).stat().st_size].append(sample)
+    for size, same in sizes.items():  # only photos of one size can be the same: few are read
+        for sample in same:
+            content = (root / sample.path).read_bytes() if len(same) > 1 else b""
+            groups[size, hashlib.sha256(content).digest()].append(sample)
+    order = sorted(groups.values(), key=lambda group: group[0].path)
+    random.Random(seed).shuffle(order)
+
+    counts: dict[int, int] = defaultdict(int)
+    for sample in samples:
+        counts[sample.label] += 1
+    wanted = {
+        label: min(max(round(fraction * count), 1), count - 1) for label, count in counts.items()
+    }
+    off: set[Sample] = set()
+    for group in order:
+        label = group[0].label
+        if len(group) <= wanted[label]:
+            off.update(group)
+            wanted[label] -= len(group)
+    return [s for s in samples if s not in off], [s for s in samples if s in off]
+
+
+def mix(*numbers: int) -> int:
+    """One seed from several numbers, so that neighbours get unrelated streams."""
+    text = " ".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+
+
+def _whole(value: object, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low

@@ -1,0 +1,101 @@
+"""The LightningModule: loss, metrics, and one optimizer with a named group for every stage."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from thaw.backbone import Backbone
+from thaw.data import mix
+
+
+class Classifier(LightningModule):
+    """A backbone that learns to tell `classes` apart.
+
+    Args:
+        backbone: with a head for these classes.
+        classes: names, in the order of the logits.
+        optimizer: makes an optimizer from parameter groups; learning rates are the schedule's.
+        seed: of dropout and stochastic depth.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: list[str],
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.classes, self.seed = backbone, classes, seed
+        self.make_optimizer = optimizer
+        self.train_acc = MulticlassAccuracy(len(classes), average="micro")
+        self.val_metrics = MetricCollection(
+            {
+                "acc": MulticlassAccuracy(len(classes), average="micro"),
+                "f1": MulticlassF1Score(len(classes), average="macro"),
+            },
+            prefix="val/",
+        )
+        self.tested: list[dict[str, Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[B, 3, H, W]` → logits `[B, classes]`."""
+        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make dropout a function of (seed, epoch, step), so that a resumed run repeats it."""
+        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch `{image: [B, 3, H, W], label: [B]}`."""
+        logits = self(batch["image"])
+        loss = F.cross_entropy(logits, batch["label"])
+        self.train_acc(logits, batch["label"])
+        size = len(logits)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Loss, top-1 and macro F1 of a batch."""
+        logits = self(batch["image"])
+        self.val_metrics(logits, batch["label"])
+        loss = F.cross_entropy(logits, batch["label"])
+        self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
+        self.log_dict(self.val_metrics, batch_size=len(logits))  # type: ignore[arg-type]
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Keep logits `[B, classes]`, labels and indices; the numbers are made from them after."""
+        logits = self(batch["image"]).float()
+        self.tested.append({"logits": logits, "label": batch["label"], "index": batch["index"]})
+
+    def test_results(self) -> dict[str, Tensor]:
+        """Logits `[N, classes]` and labels `[N]` of the test photos, in their order."""
+        joined = {key: torch.cat([b[key] for b in self.tested]).cpu() for key in self.tested[0]}
+        order = joined.pop("index").argsort()
+        return {key: tensor[order] for key, tensor in joined.items()}
+
+    def configure_optimizers(self) -> Optimizer:
+        """One group a stage, named after it; norms and biases are apart where decay applies."""
+        keywords = getattr(self.make_optimizer, "keywords", {})
+        decays = bool(keywords.get("weight_decay"))
+        groups = []
+        for stage in self.backbone.stages:
+            parameters = list(self.backbone.named_parameters_of(stage).values())
+            # Decay pulls scales and shifts to 0, where they mean "off": timm exempts ndim <= 1 too.
+            apart = [p for p in parameters if decays and p.ndim <= 1]
+            rest = [p for p in parameters if not decays or p.ndim > 1]
+            if rest:
+                groups.append({"params": rest, "stage": stage, "name": stage, "lr": 0.0})
+            if apart:
+                name = f"{stage}-nodecay"
+                group = {"params": apart, "stage": stage, "name": name, "lr": 0.0}
+                groups.append(group | {"weight_decay": 0.0})
+        return self.make_optimizer(groups)

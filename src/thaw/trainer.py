@@ -1,0 +1,65 @@
+"""Lightning's Trainer as Thaw uses it."""
+
+import logging
+import warnings
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from thaw.errors import UserError
+from thaw.finetune import MONITOR
+from thaw.run import AtomicCheckpoints, RunFolder
+
+# Lightning's advice for cases that Thaw has decided.
+ADVICE = (
+    r".*does not have many workers.*",  # on few cores they don't help
+    r".*number of training batches.*smaller than the logging interval.*",  # all logs are per epoch
+    r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.14: its own business
+    r".*Checkpoint directory .* exists and is not empty.*",  # the run is being resumed
+)
+
+
+def make_trainer(
+    settings: dict[str, Any], run: RunFolder, epochs: int, callbacks: list[Callback]
+) -> Trainer:
+    """Make the trainer of a run: best and last checkpoint on val, TensorBoard, nothing printed.
+
+    Args:
+        settings: accelerator, devices, precision, as Lightning knows them.
+
+    Raises:
+        UserError: this machine can't do what the settings ask for.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its banner and its tips
+    for message in ADVICE:
+        warnings.filterwarnings("ignore", message)
+    if settings["devices"] not in (1, "1"):
+        raise UserError(
+            f"Expected trainer.devices to be 1, got {settings['devices']}; training on several"
+            " devices isn't supported."
+        )
+    checkpoints = ModelCheckpoint(
+        run.checkpoints,
+        filename="best",
+        monitor=MONITOR,
+        save_last=True,
+        save_on_train_epoch_end=True,  # after the schedule has decided whether the phase is over
+        enable_version_counter=False,
+    )
+    try:
+        return Trainer(
+            **settings,
+            max_epochs=epochs,
+            callbacks=[*callbacks, checkpoints],
+            plugins=[AtomicCheckpoints()],
+            logger=TensorBoardLogger(run.path, "tensorboard", "", default_hp_metric=False),
+            num_sanity_val_steps=0,  # the first epoch's val is early enough
+            use_distributed_sampler=False,  # the data module's samplers know the ranks
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(f"The trainer settings {settings} can't be used here: {error}") from error
