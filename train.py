@@ -9,13 +9,18 @@ python train.py resume=outputs/runs/DATE/RUN              # go on where it stopp
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from thaw import cli
+
+if TYPE_CHECKING:
+    from thaw.run import RunFolder
 
 log = logging.getLogger("thaw.train")
 
@@ -25,17 +30,22 @@ log = logging.getLogger("thaw.train")
 )
 def main(cfg: DictConfig) -> float | None:
     """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
-    from thaw.run import RunFolder, check_unchanged  # torch is imported from here on
+    first = cli.is_first_process()
+    from thaw.run import RunFolder, check_unchanged, plain  # torch is imported from here on
 
     hydra_cfg = HydraConfig.get()
-    run = RunFolder(Path(hydra_cfg.runtime.output_dir))
+    multirun = hydra_cfg.mode is RunMode.MULTIRUN
+    if multirun and cfg.trainer.devices not in (1, "1"):
+        # Further ranks are started with this process's arguments: they'd begin the sweep anew.
+        return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
+    run = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
     try:
         if cfg.resume is not None:
             if run.status.get("state") == "done":
                 log.info("%s is finished, there is nothing to resume.", run)
                 return None
             if not cfg.resume_with_changes:
-                check_unchanged(run.settings, OmegaConf.to_container(cfg))
+                check_unchanged(run.settings, plain(cfg))
         return fit_and_test(cfg, run)
     except cli.Interrupted as interrupt:
         run.end("interrupted", interrupt)
@@ -44,31 +54,36 @@ def main(cfg: DictConfig) -> float | None:
     except Exception as error:
         run.end("failed", error)
         sentence = cli.user_sentence(error)
-        if sentence is not None and hydra_cfg.mode.name == "MULTIRUN":
-            log.error(sentence)  # at once: Hydra tells of failed jobs after the last one
         if cfg.debug:
             log.exception("debug=true shows where:")
+        if sentence is None:
+            raise
+        if not multirun:
+            raise cli.Refused(sentence) from error
+        log.error(sentence)  # at once: Hydra tells of failed jobs after the last one
         raise
 
 
-def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:  # noqa: F821
+def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     """Build all from the settings, train, test the best epoch, and write the run folder."""
     import torch
 
     from thaw import bundle, memory, report, terminal
     from thaw.finetune import MONITOR, StagedUnfreezing
-    from thaw.module import Classifier
+    from thaw.module import Classifier, check_optimizer
     from thaw.run import History
     from thaw.trainer import make_trainer
 
-    schedule, optimizer, augment, backbone, data = cli.build_all(
+    _, schedule, optimizer, augment, backbone, data = cli.build_all(
+        lambda: cli.check_seed(cfg.seed),
         lambda: instantiate(cfg.finetune),
-        lambda: instantiate(cfg.optimizer),
+        lambda: check_optimizer(instantiate(cfg.optimizer)),
         lambda: instantiate(cfg.augment),
         lambda: instantiate(cfg.arch),
-        lambda: instantiate(cfg.data, seed=cfg.seed).ready(),
+        lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
     )
     schedule.check(backbone)
+    data.ready()  # a download begins when all else is right
     data.transforms, data.augment = backbone.transforms, augment
     torch.manual_seed(cfg.seed)
     backbone.reset_head(len(data.classes))
@@ -77,32 +92,38 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:  # noqa: F821
 
     staged = StagedUnfreezing(schedule)
     history = History(run.path / "history.csv", staged)
-    module = Classifier(backbone, data.classes, optimizer, cfg.seed)
+    machine = dict(cfg.trainer)
+    module = Classifier(backbone, data.classes, optimizer, cfg.seed, machine.pop("compile"))
     trainer = make_trainer(
-        OmegaConf.to_container(cfg.trainer),
+        machine,
         run,
         schedule.epochs,
         [staged, history, terminal.Terminal(staged, history)],
     )
     run.begin(data.describe_splits(), report.environment(cfg.seed, trainer.strategy.root_device))
-    terminal.show_start(backbone, data, schedule)
+    if trainer.is_global_zero:
+        terminal.show_start(backbone, data, schedule)
 
     clock = report.Clock()
     with clock("fit"):
-        trainer.fit(module, data, ckpt_path=run.last, weights_only=True)
+        trainer.fit(module, data, ckpt_path=run.resume_point(module), weights_only=True)
     with clock("test"):
-        trainer.test(module, data, ckpt_path=run.best, weights_only=True, verbose=False)
+        run.load_best(module)
+        trainer.test(module, data, verbose=False)
 
-    metrics = report.metrics(module, history, staged, clock.seconds)
+    results = module.test_results()
+    if not trainer.is_global_zero:
+        return history.best[MONITOR]
+    metrics = report.metrics(results, backbone, history, staged, clock.seconds)
     metrics["model/bytes"] = bundle.save(
         run.path / "model", backbone, data.classes, metrics=metrics, data_sha256=data.digest()
     )
-    choices = HydraConfig.get().runtime.choices
+    choices: dict[str, str] = HydraConfig.get().runtime.choices
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
-    settings |= {"arch": cli.arch_name(choices.arch, cfg.arch.name), "seed": cfg.seed}
+    settings |= {"arch": cli.arch_name(choices["arch"], cfg.arch.name), "seed": cfg.seed}
     settings |= {"batch_size": data.batch_size, "lr": schedule.phases[0].lr}
-    report.log_hyperparameters(trainer.logger, settings, metrics)
-    run.finish(metrics, report.predictions(module, data))
+    report.log_hyperparameters(trainer, settings, metrics)
+    run.finish(metrics, report.predictions(results, data))
     terminal.show_result(metrics, run)
     return history.best[MONITOR]
 

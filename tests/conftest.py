@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 REPO = Path(__file__).parents[1]
@@ -28,6 +30,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real photos and weights are not in THAW_SHARED={SHARED}")
     return SHARED.resolve()
+
+
+class WithoutMemory(TorchFunctionMode):
+    """Inside `with`, nets of any size are built at once: their tensors are on the meta device.
+
+    `torch.device("meta")` would also put there what builders compute with, which some can't do.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (Tensor.uniform_, Tensor.normal_, Tensor.clamp_) and args[0].is_meta:
+            return args[0]  # there is nothing to fill, and pretending takes time
+        place = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
+        return func(*args, **(kwargs or {}) | place)
 
 
 def paint(
@@ -56,7 +71,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Make a state_dict file for a torchvision arch: random, but the backbone takes it as trained."""
+    """Make a state_dict file for a torchvision arch: random, but taken as pretrained."""
     folder = tmp_path_factory.mktemp("weights")
 
     def make(name: str) -> Path:
@@ -64,7 +79,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if not path.is_file():
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                torch.save(models.get_model(name, weights=None).state_dict(), path)
+                net = models.get_model(name, weights=None)
+                for module in net.modules():
+                    if isinstance(module, torch.nn.BatchNorm2d):
+                        module.momentum = None  # statistics of what it sees, or nothing would pass
+                with torch.no_grad():
+                    net(torch.randn(16, 3, 224, 224))
+                torch.save(net.state_dict(), path)
         return path
 
     return make
@@ -74,7 +95,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., SimpleNamespace]:
-    """Call `train.py ARGUMENTS` in `tmp_path`: → code, out, err, and run (the newest run folder)."""
+    """Call `train.py ARGUMENTS` in `tmp_path`: → code, out, err, run (the newest folder), runs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 

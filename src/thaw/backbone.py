@@ -189,7 +189,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     for name, tensor in tensors.items():
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        sha.update(data.numpy())
+        sha.update(data.numpy().data)
     return sha.hexdigest()
 
 
@@ -199,8 +199,15 @@ def find_head(net: nn.Module) -> str:
     Raises:
         UserError: there is none, or it is a Conv2d that isn't 1×1.
     """
+    classifier = getattr(net, "get_classifier", lambda: None)()  # timm's word on it
     layers = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     path, head = layers[-1] if layers else ("", None)
+    several = classifier is not None and classifier is not head
+    if several or isinstance(getattr(net, "aux_head", None), nn.Linear):
+        raise UserError(
+            f"Expected a net with one head at its end, but {type(net).__name__} has others or none;"
+            " choose another arch.name."
+        )
     if not path or (isinstance(head, nn.Conv2d) and head.kernel_size != (1, 1)):
         raise UserError(
             f"Expected a net that ends in a Linear or a 1×1 Conv2d, but {type(net).__name__} ends"
@@ -240,7 +247,12 @@ def partition(net: nn.Module, head_path: str) -> dict[str, list[str]]:
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         stages[first] += [f"{path}.{name}".lstrip(".") for name, _ in own]
     if first != "head":
-        stages = {"stem" if name == first else name: paths for name, paths in stages.items()}
+        # A block that is itself called so keeps its name with a mark: timm has some.
+        taken = {"stem": "stem_", "head/": "head_"}
+        stages = {
+            "stem" if name == first else taken.get(name, name): paths
+            for name, paths in stages.items()
+        }
 
     names = [n for n, _ in [*net.named_parameters(), *net.named_buffers()]]
     owners = {n: [s for s, ps in stages.items() if any(_is_in(n, p) for p in ps)] for n in names}
@@ -263,6 +275,9 @@ def _group(net: nn.Module, opened: set[str], head_path: str) -> dict[str, list[s
         if path == head_path:
             stages["head"] = [*waiting, path]
             waiting = []
+        elif path == "head":
+            stages["head/"] = [*waiting, path]  # a block of this name, which isn't the head
+            waiting = []
         elif not parameters:
             waiting.append(path)
         elif only_scales and stages and "head" not in stages:
@@ -284,6 +299,32 @@ def _children(
             yield from _children(net, opened, path)
         else:
             yield path, child
+
+
+def check_order(backbone: Backbone) -> None:
+    """Run an empty photo through the net, and see that stages run in the order of the module tree.
+
+    Raises:
+        UserError: they don't, so "the last block" wouldn't be the last.
+    """
+    ran: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, stage=stage: ran.append(stage))
+        for stage in backbone.stages
+        for module in backbone.modules_of(stage)
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    size = backbone.input_size
+    with torch.inference_mode():
+        backbone.eval()(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    order = list(dict.fromkeys(ran))
+    if order != [stage for stage in backbone.stages if stage in order] or order[-1] != "head":
+        raise UserError(
+            f"Expected a net that runs its blocks one after another, but {backbone.origin['name']}"
+            f" runs them as {order}; choose another arch.name."
+        )
 
 
 def _is_in(name: str, path: str) -> bool:

@@ -21,6 +21,7 @@ from thaw.pretrained import build
 
 FORMAT = 1
 UNSURE = "unsure"
+KEYS = ("arch", "classes", "transforms", "temperature", "threshold", "weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> 
     weights = folder / "weights.safetensors"
     partial = weights.with_suffix(".partial")
     save_file(tensors, partial)
+    partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
     os.replace(partial, weights)
     info = {
         "format": FORMAT,
@@ -130,9 +132,12 @@ def load(path: Path | str) -> Model:
         info = json.loads(file.read_text(encoding="utf-8"))
         version = info["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {error}.") from error
+        raise UserError(f"{file} is damaged: {error!r}.") from error
     if version != FORMAT:
         raise UserError(f"{file} has format {version}, this Thaw reads {FORMAT}; update one.")
+    missing = [key for key in KEYS if key not in info]
+    if missing:
+        raise UserError(f"{file} is damaged: it lacks {missing}.")
     if _sha256(weights) != info["weights_sha256"]:
         raise UserError(
             f"{weights} isn't what {file} was written with (its sha256 differs); copy the bundle"
@@ -140,7 +145,12 @@ def load(path: Path | str) -> Model:
         )
     backbone = Backbone(build(info["arch"]), _transforms(info["transforms"]), info["arch"])
     backbone.reset_head(len(info["classes"]))
-    backbone.net.load_state_dict(load_file(weights))
+    try:
+        backbone.net.load_state_dict(load_file(weights))
+    except RuntimeError as error:
+        raise UserError(
+            f"{weights} doesn't fit the arch and the {len(info['classes'])} classes of {file}."
+        ) from error
     return Model(backbone, info)
 
 
@@ -160,6 +170,12 @@ def _transforms(values: dict[str, Any]) -> ImageClassification:
     )
     transforms.resize_size = values["resize_size"]  # one number, or two where it isn't square
     return transforms
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sha256(path: Path) -> str:

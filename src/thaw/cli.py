@@ -3,12 +3,15 @@
 Nothing here imports torch: `python train.py --help` answers at once.
 """
 
+import hashlib
+import json
 import logging
 import os
 import re
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,6 +25,14 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         self.signum = signum
         super().__init__(signal.Signals(signum).name)
+
+
+class Refused(BaseException):
+    """A UserError on its way out past Hydra, which would print more about it."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        super().__init__(sentence)
 
 
 def exit_on_signals() -> None:
@@ -44,13 +55,55 @@ def command(main: Callable[[], Any]) -> NoReturn:
         main()
     except Interrupted as interrupt:
         sys.exit(128 + interrupt.signum)
-    except Exception as error:
-        sentence = user_sentence(error)
+    except (Exception, Refused) as error:
+        sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
         if sentence is None or debug:
             raise
         print(sentence, file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the one that writes; the others fall silent."""
+    ranks = (os.environ.get(name, "0") for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    first = all(rank == "0" for rank in ranks)
+    if not first:
+        logging.disable(logging.CRITICAL)
+    # DDP advises against looking for unused parameters in a phase that happens to freeze none.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return first
+
+
+def run_alone(overrides: Sequence[str], folder: str) -> float:
+    """Do a sweep's job in a process of its own; returns the best val loss.
+
+    Raises:
+        UserError: the job failed; its own message is in the terminal already.
+    """
+    place = f"hydra.run.dir={_quoted(folder)}"
+    child = subprocess.Popen([sys.executable, os.path.abspath(sys.argv[0]), *overrides, place])
+    try:
+        code = child.wait()
+    except Interrupted as interrupt:
+        child.send_signal(interrupt.signum)
+        child.wait()
+        raise
+    if code:
+        raise UserError(f"The job in {folder} ended with exit code {code}.")
+    metrics = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))
+    return metrics["val/loss"]
+
+
+def _quoted(path: str) -> str:
+    """A path as a value in Hydra's grammar."""
+    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def check_seed(seed: object) -> None:
+    """Raise UserError unless the seed is one."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise UserError(f"Expected seed to be a whole number from 0, got {seed!r}.")
 
 
 def build_all(*builders: Callable[[], Any]) -> list[Any]:
@@ -73,22 +126,33 @@ def user_sentence(error: Exception) -> str | None:
     """The sentence to print for a user's mistake, None for a defect."""
     if isinstance(error, UserError):
         return str(error)
-    from hydra.errors import CompactHydraException, InstantiationException
+    from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    cause = error.__cause__ or error.__context__
     if isinstance(error, InstantiationException):
-        cause = error.__cause__
         if isinstance(cause, UserError):
             return str(cause)
         if cause is not None and not isinstance(cause, TypeError | ValueError):
             return None
-        reason = re.sub(r"\s+", " ", str(cause or error))
         key = re.search(r"full_key: (\S+)", str(error))
-        return f"The settings{f' of {key[1]}' if key else ''} don't fit: {reason}"
-    if isinstance(error, CompactHydraException):
-        cause = error.__cause__ or error.__context__
-        reason = str(error) + (f" {cause}" if cause and str(cause) not in str(error) else "")
-        return re.sub(r"\s*\n\s*", " ", reason).strip()
+        where = f" of {key[1]}" if key else ""
+        return f"The settings{where} don't fit: {_one_line(str(cause or error))}."
+    if isinstance(error, MissingMandatoryValue):
+        key = re.search(r"full_key: (\S+)", str(error))
+        return f"Expected {key[1] if key else 'a value'} to be set; it has no default."
+    if isinstance(error, OverrideParseException):
+        return f"Expected KEY=VALUE, got {error.override!r}: {_one_line(error.message)}."
+    if isinstance(error, CompactHydraException | OmegaConfBaseException):
+        more = f" {cause}" if cause and str(cause) not in str(error) else ""
+        return _one_line(str(error) + more)
     return None
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without what only Hydra's authors need."""
+    text = re.sub(r"\n\s*(full_key:|object_type=|Config search path:).*", "", text, flags=re.DOTALL)
+    return re.sub(r"\s*\n\s*", " ", text).strip().rstrip(".")
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
@@ -98,7 +162,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         UserError: RUN is no run folder, or a sweep is asked for.
     """
     given = [a for a in arguments if a.startswith("resume=") and a != "resume=null"]
-    if not given:
+    placed = any(argument.startswith("hydra.run.dir=") for argument in arguments)
+    if not given or placed:  # placed: a further rank of a run that was expanded already
         return arguments
     folder = Path(given[-1].removeprefix("resume=").strip("'\"")).expanduser()
     saved = folder / ".hydra" / "overrides.yaml"
@@ -112,10 +177,10 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     from omegaconf import OmegaConf
 
     before = [str(override) for override in OmegaConf.load(saved)]
-    here = str(folder.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    here = _quoted(str(folder.resolve()))
     rest = [argument for argument in arguments if argument not in given]
     # `.hydra` stays as the run began: what is asked for now is compared with it.
-    place = [f"resume='{here}'", f"hydra.run.dir='{here}'", "hydra.output_subdir=null"]
+    place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
     return [*before, *rest, *place]
 
 
@@ -146,17 +211,18 @@ def arch_name(choice: str, name: str | None) -> str:
 
 
 def job_name(overrides: str) -> str:
-    """A sweep job's folder name: its overrides, safe for every file system.
+    """A sweep job's folder name: its overrides, short, and safe for every file system.
 
-    >>> job_name("arch.weights=../w/a.pth,seed=1")
-    'arch.weights=.._w_a.pth,seed=1'
+    >>> job_name("arch=resnet18,seed=1")
+    'arch=resnet18,seed=1'
+    >>> job_name("arch.weights=../weights/a.pth,seed=1")
+    'arch.weights=a.pth,seed=1_a5a07bcf'
     """
-    safe = re.sub(r"[^\w.,=+-]+", "_", overrides) or "job"
-    if len(safe) <= 120:
+    short = re.sub(r"[^,=]*[/\\\\]", "", overrides)  # of paths, the last part
+    safe = re.sub(r"[^\w.,=+-]+", "_", short)[:150] or "job"
+    if safe == overrides:
         return safe
-    import hashlib
-
-    return f"{safe[:110]}_{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+    return f"{safe}_{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
 
 class ConsoleHandler(logging.Handler):

@@ -7,7 +7,7 @@ workers nor an interruption changes it.
 import hashlib
 import logging
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ class PhotoFolder(LightningDataModule):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        checks = {
+        checks: dict[str, tuple[bool, object, str]] = {
             "batch_size": (_whole(self.batch_size, 1), self.batch_size, "a whole number from 1"),
             "workers": (_whole(self.workers, 0), self.workers, "a whole number from 0"),
         }
@@ -91,8 +91,14 @@ class PhotoFolder(LightningDataModule):
         if wrong:
             raise UserError("The data settings can't be used: " + "; ".join(wrong) + ".")
 
+    def checked(self) -> "PhotoFolder":
+        """Check what is there, without downloading or drawing; returns itself."""
+        if self.source is None or self.root.is_dir():
+            self.setup()
+        return self
+
     def ready(self) -> "PhotoFolder":
-        """Prepare and check everything; returns itself."""
+        """Download or draw what is missing, and check all; returns itself."""
         self.prepare_data()
         self.setup()
         return self
@@ -131,18 +137,22 @@ class PhotoFolder(LightningDataModule):
         if not problems:
             for split, fraction in self.fractions.items():  # test first, then val from the rest
                 if split not in splits:
+                    left = 1 - self.fractions["test"] * ("test" in self.cut)
+                    share = min(fraction / left, 1.0)  # both are shares of all the photos
                     splits["train"], splits[split] = cut(
-                        splits["train"], fraction, self.seed, self.root
+                        splits["train"], share, self.seed, self.root
                     )
                     self.cut[split] = f"{fraction:.0%} of the photos, stratified, seed {self.seed}"
             problems += [
-                f"the {split} split has no photos" for split in splits if not splits[split]
+                f"the {split} split has no photos"
+                + (", since identical ones stay together; add photos" if split in self.cut else "")
+                for split in splits
+                if not splits[split]
             ]
-        if not problems:
-            opened = [self.root / s.path for split in ("train", "val") for s in splits[split]]
-            problems = [f"{path} ({why})" for path, why in broken_photos(opened).items()]
-            if problems:
-                problems[0] = "these photos can't be decoded, repair or remove them: " + problems[0]
+        opened = [self.root / s.path for split in ("train", "val") for s in splits.get(split, [])]
+        broken = [f"{path} ({why})" for path, why in broken_photos(opened).items()]
+        if broken:
+            problems.append("photos can't be decoded, repair or remove them: " + ", ".join(broken))
         if problems:
             raise UserError(
                 f"The photos in {self.root} can't be used: " + "; ".join(problems) + "."
@@ -168,6 +178,12 @@ class PhotoFolder(LightningDataModule):
                     f" {inside or 'no folders'}; set data.train, data.val and data.test to what"
                     " the splits are called."
                 )
+            if not any(is_photo(path) for name in inside for path in (self.root / name).iterdir()):
+                raise UserError(
+                    f"Expected class folders with photos, or a folder {self.names['train']!r}, in"
+                    f" {self.root}, but its folders {inside} hold no photos themselves; set"
+                    " data.train, data.val and data.test to what the splits are called."
+                )
             folders["train"] = self.root  # only class folders: every split is cut from them
         return folders
 
@@ -176,7 +192,7 @@ class PhotoFolder(LightningDataModule):
         labels = {name: label for label, name in enumerate(self.classes)}
         if folder.ignored:
             names = ", ".join(str(path.relative_to(self.root)) for path in folder.ignored[:3])
-            log.info("Skipped %d files that are no photos: %s", len(folder.ignored), names)
+            log.info("files that are no photos are left out (%d): %s", len(folder.ignored), names)
         return [
             Sample(
                 Path(path).relative_to(self.root).as_posix(),
@@ -215,22 +231,22 @@ class PhotoFolder(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches `{image: [B, 3, H, W], label: [B]}`, augmented and shuffled."""
-        samples = self.splits["train"]
-        rank, ranks = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        shuffle = EpochShuffle(len(samples), self.seed, rank, ranks)
+        shuffle = EpochShuffle(len(self.splits["train"]), self.seed, *self._ranks())
         # BatchNorm can't train on a single photo; the shuffle leaves out another one each epoch.
         drop = len(shuffle) > self.batch_size and len(shuffle) % self.batch_size == 1
         return self._loader("train", sampler=shuffle, drop_last=drop)
 
     def val_dataloader(self) -> DataLoader:
         """Batches as the train loader's, in order, never augmented."""
-        return self._loader("val", sampler=InOrder(len(self.splits["val"])))
+        return self._loader("val", sampler=InOrder(len(self.splits["val"]), *self._ranks()))
 
     def test_dataloader(self) -> DataLoader:
         """Batches as the val loader's."""
-        return self._loader("test", sampler=InOrder(len(self.splits["test"])))
+        return self._loader("test", sampler=InOrder(len(self.splits["test"]), *self._ranks()))
+
+    def _ranks(self) -> tuple[int, int]:
+        """This process's rank among how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, split: str, **kwargs: Any) -> DataLoader:
         assert self.transforms is not None, "a backbone's transforms come first"
@@ -250,7 +266,9 @@ class _Folder(ImageFolder):
     """ImageFolder that passes over hidden folders and keeps what it ignored."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(str(root), is_valid_file=is_photo, allow_empty=True)
+        super().__init__(
+            str(root), is_valid_file=lambda path: is_photo(path, root), allow_empty=True
+        )
         photos = {path for path, _ in self.samples}
         below = (path for name in self.classes for path in sorted((root / name).rglob("*")))
         self.ignored = [path for path in below if path.is_file() and str(path) not in photos]
@@ -314,16 +332,16 @@ class EpochShuffle(Sampler[tuple[int, int]]):
 
 
 class InOrder(Sampler[tuple[int, int]]):
-    """`(0, index)` in order."""
+    """`(0, index)` in order; ranks share them without repeating any, so metrics are exact."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, rank: int = 0, ranks: int = 1) -> None:
+        self.indices = range(rank, size, ranks)
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(0, index) for index in range(self.size)])
+        return iter([(0, index) for index in self.indices])
 
 
 def cut(
@@ -345,18 +363,17 @@ def cut(
     order = sorted(groups.values(), key=lambda group: group[0].path)
     random.Random(seed).shuffle(order)
 
-    counts: dict[int, int] = defaultdict(int)
-    for sample in samples:
-        counts[sample.label] += 1
+    counts = Counter(sample.label for sample in samples)
     wanted = {
         label: min(max(round(fraction * count), 1), count - 1) for label, count in counts.items()
     }
     off: set[Sample] = set()
     for group in order:
-        label = group[0].label
-        if len(group) <= wanted[label]:
+        needs = Counter(sample.label for sample in group)  # the same photo may be in two classes
+        if all(needs[label] <= wanted[label] for label in needs):
             off.update(group)
-            wanted[label] -= len(group)
+            for label in needs:
+                wanted[label] -= needs[label]
     return [s for s in samples if s not in off], [s for s in samples if s in off]
 
 

@@ -26,7 +26,7 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     """95% interval of a share (Wilson 1927); unlike the normal one it holds near 0 and 1.
 
     >>> [round(x, 3) for x in wilson(144, 153)]
-    [0.892, 0.968]
+    [0.892, 0.969]
     """
     z = 1.959963984540054
     share, extra = correct / total, z * z / total

@@ -125,7 +125,7 @@ def _fill(part: Path, url: str, sha256: str | None) -> None:
                 malformed = isinstance(error, ValueError)  # the address
                 if malformed or not may_pass or attempt == ATTEMPTS - 1:
                     raise
-                log.warning("%s: %s; trying again", url, _reason(error))
+                log.debug("%s: %s; trying again", url, _reason(error))
                 time.sleep(BACKOFF * 2**attempt)
     if sha256:
         with part.open("rb") as file:

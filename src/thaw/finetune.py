@@ -10,19 +10,21 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from thaw.backbone import Backbone
+from thaw.backbone import Backbone, digest
 from thaw.errors import UserError
 
 log = logging.getLogger(__name__)
 MONITOR = "val/loss"  # a proper score: on a small val split accuracies tie, losses don't
 ANNEALS = ("none", "cosine", "linear")
 BATCH_NORMS = ("eval", "train")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,7 @@ class StagedUnfreezing(Callback):
         self.frozen: dict[str, str] = {}
         self.best_loss, self.stale = math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
+        self.applied: str | None = None  # the phase that this process trains
         self.verified: list[str] = []  # phases after which what they froze was found unchanged
 
     @property
@@ -255,10 +258,12 @@ class StagedUnfreezing(Callback):
         """Apply the phase, and remember what is frozen when it begins."""
         backbone = _backbone(pl_module)
         self.schedule.apply(self.phase, backbone)
+        if self.phase.name != self.applied:
+            self.applied = self.phase.name
+            pl_module.phase_changed()  # type: ignore[operator]
         if trainer.current_epoch == self.starts[-1]:
             self.frozen = backbone.frozen_digest()
             self.best_loss, self.stale, self.best_weights = math.inf, 0, {}
-            log.debug("Phase %s begins.", self.phase.name)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -314,7 +319,10 @@ class StagedUnfreezing(Callback):
 
     def _check_frozen(self, backbone: Backbone) -> None:
         now = backbone.frozen_digest()
-        changed = [stage for stage, digest in self.frozen.items() if now.get(stage) != digest]
+        digests = gathered(digest(dict(backbone.net.state_dict())))
+        if len(set(digests)) > 1:
+            raise RuntimeError(f"Ranks differ after phase {self.phase.name}: {digests}.")
+        changed = [stage for stage, before in self.frozen.items() if now.get(stage) != before]
         if changed:
             raise RuntimeError(
                 f"Frozen stages {changed} changed in phase {self.phase.name}; something outside"
@@ -338,3 +346,12 @@ def stage_rates(schedule: Schedule, backbone: Backbone) -> dict[str, Sequence[fl
         ]
         for stage in backbone.stages
     }
+
+
+def gathered(value: T) -> list[T]:
+    """This value of every rank, in their order."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -13,6 +13,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from thaw.backbone import Backbone
 from thaw.data import mix
+from thaw.errors import UserError
+from thaw.finetune import gathered
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 class Classifier(LightningModule):
@@ -23,17 +27,21 @@ class Classifier(LightningModule):
         classes: names, in the order of the logits.
         optimizer: makes an optimizer from parameter groups; learning rates are the schedule's.
         seed: of dropout and stochastic depth.
+        compile_net: run the backbone through `torch.compile`, with a backend of this name.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         classes: list[str],
-        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+        optimizer: MakeOptimizer,
         seed: int = 0,
+        compile_net: bool | str = False,
     ) -> None:
         super().__init__()
         self.backbone, self.classes, self.seed = backbone, classes, seed
+        self.compile_net = compile_net
+        self.net: Callable[[Tensor], Tensor] = backbone.forward  # not a second child module
         self.make_optimizer = optimizer
         self.train_acc = MulticlassAccuracy(len(classes), average="micro")
         self.val_metrics = MetricCollection(
@@ -47,7 +55,17 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` → logits `[B, classes]`."""
-        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return self.net(images.contiguous(memory_format=torch.channels_last))
+
+    def phase_changed(self) -> None:
+        """Compile anew: compiled code goes on without gradients for what was frozen in it.
+
+        Dynamo doesn't guard on `requires_grad` (pytorch/pytorch#139476).
+        """
+        if self.compile_net:
+            torch.compiler.reset()
+            backend = "inductor" if self.compile_net is True else self.compile_net
+            self.net = torch.compile(self.backbone.forward, backend=backend)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of (seed, epoch, step), so that a resumed run repeats it."""
@@ -78,6 +96,8 @@ class Classifier(LightningModule):
 
     def test_results(self) -> dict[str, Tensor]:
         """Logits `[N, classes]` and labels `[N]` of the test photos, in their order."""
+        parts = gathered([{key: t.cpu() for key, t in batch.items()} for batch in self.tested])
+        self.tested = [batch for part in parts for batch in part]
         joined = {key: torch.cat([b[key] for b in self.tested]).cpu() for key in self.tested[0]}
         order = joined.pop("index").argsort()
         return {key: tensor[order] for key, tensor in joined.items()}
@@ -99,3 +119,16 @@ class Classifier(LightningModule):
                 group = {"params": apart, "stage": stage, "name": name, "lr": 0.0}
                 groups.append(group | {"weight_decay": 0.0})
         return self.make_optimizer(groups)
+
+
+def check_optimizer(make: MakeOptimizer) -> MakeOptimizer:
+    """The same, once it has shown that it makes an optimizer.
+
+    Raises:
+        UserError: an argument is unknown or out of range.
+    """
+    try:
+        make([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.0}])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"The settings of optimizer don't fit: {error}.") from error
+    return make

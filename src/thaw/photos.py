@@ -36,7 +36,7 @@ def load_photo(path: Path | str) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in DEEP_MODES:
         # 16 bits to 8; files with mode I hold 16-bit values too (PNG)
-        return image.point(lambda value: value / 257, "L").convert("RGB")
+        return image.convert("I").point(lambda value: value / 257, "L").convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the way that Pillow asks for
     return image.convert("RGB")
@@ -50,10 +50,16 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def is_photo(path: Path | str) -> bool:
-    """Whether the name is that of a photo: ImageFolder's extensions, and not hidden."""
+def is_photo(path: Path | str, root: Path | None = None) -> bool:
+    """Whether the name is that of a photo: ImageFolder's extensions, and nothing hidden.
+
+    Args:
+        root: the folder below which no part of the path may be hidden.
+    """
     path = Path(path)
-    return path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
+    parts = path.relative_to(root).parts if root else (path.name,)
+    hidden = any(part.startswith(".") for part in parts)
+    return path.suffix.lower() in IMG_EXTENSIONS and not hidden
 
 
 def find_photos(places: Iterable[Path]) -> list[Path]:
@@ -68,7 +74,8 @@ def find_photos(places: Iterable[Path]) -> list[Path]:
         raise UserError(f"Expected photos or folders of photos, but there is no {missing}.")
     found: list[Path] = []
     for place in places:
-        found += sorted(filter(is_photo, place.rglob("*"))) if place.is_dir() else [place]
+        inside = sorted(path for path in place.rglob("*") if is_photo(path, place))
+        found += inside if place.is_dir() else [place]
     if not found:
         raise UserError(
             f"Found no photos in {[str(place) for place in places]}; their names end in one of"

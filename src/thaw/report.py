@@ -11,13 +11,14 @@ from importlib import metadata
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from thaw.backbone import Backbone
 from thaw.data import PhotoFolder
 from thaw.evaluate import scores, wilson
 from thaw.finetune import StagedUnfreezing
-from thaw.module import Classifier
 from thaw.run import History
 
 PACKAGES = (
@@ -74,14 +75,17 @@ class Clock:
 
 
 def metrics(
-    module: Classifier, history: History, staged: StagedUnfreezing, seconds: dict[str, float]
+    results: Mapping[str, Tensor],
+    backbone: Backbone,
+    history: History,
+    staged: StagedUnfreezing,
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """The flat contents of `metrics.json`: test on the best epoch, val and train of that epoch."""
-    results = module.test_results()
     test = scores(results["logits"], results["label"])
     photos = len(results["label"])
     low, high = wilson(round(test["acc"] * photos), photos)
-    backbone, best = module.backbone, history.best
+    best = history.best
     phases = [phase.name for phase in staged.schedule.phases]
     return {
         **{f"test/{key}": value for key, value in test.items()},
@@ -93,6 +97,7 @@ def metrics(
         "epochs": len(history.rows),
         "seconds/epoch": statistics.mean(row["seconds"] for row in history.rows),
         **seconds,
+        "seconds/fit": seconds["seconds/fit"] + history.seconds_before,
         "params/total": sum(p.numel() for p in backbone.net.parameters()),
         "params/trainable": staged.schedule.trainable(backbone),
         "model/latency_ms": latency(backbone),
@@ -114,9 +119,8 @@ def latency(backbone: Backbone, repeats: int = 10) -> float:
     return 1000 * statistics.median(times[2:])
 
 
-def predictions(module: Classifier, data: PhotoFolder) -> list[dict[str, Any]]:
+def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[str, Any]]:
     """Rows of `predictions.csv`: path, label, prediction, confidence, and a column a class."""
-    results = module.test_results()
     probabilities = results["logits"].softmax(dim=1)  # [N, classes]
     rows = []
     for sample, row in zip(data.splits["test"], probabilities.tolist(), strict=True):
@@ -132,7 +136,7 @@ def predictions(module: Classifier, data: PhotoFolder) -> list[dict[str, Any]]:
 
 
 def log_hyperparameters(
-    logger: TensorBoardLogger, settings: Mapping[str, Any], metrics: Mapping[str, Any]
+    trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> None:
     """Fill TensorBoard's HPARAMS tab: short settings, and what came out."""
     final = {
@@ -141,5 +145,7 @@ def log_hyperparameters(
         "best/val_acc": metrics["val/acc"],
         "best/val_loss": metrics["val/loss"],
     }
-    logger.log_hyperparams(dict(settings), final)
-    logger.save()
+    for logger in trainer.loggers:
+        assert isinstance(logger, TensorBoardLogger)
+        logger.log_hyperparams(dict(settings), final)
+        logger.save()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import time
@@ -18,6 +19,8 @@ from omegaconf import OmegaConf
 
 from thaw.errors import UserError
 from thaw.finetune import MONITOR, StagedUnfreezing
+
+log = logging.getLogger(__name__)
 
 
 def write(path: Path, text: str) -> None:
@@ -42,24 +45,45 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write(path, text.getvalue())
 
 
+def plain(cfg: Any) -> dict[str, Any]:
+    """Settings as nested dicts of plain values."""
+    values = OmegaConf.to_container(cfg)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
 class RunFolder:
     """One run's folder and its state: running, done, failed or interrupted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes  # of several processes that train together, one does
         self.checkpoints = path / "checkpoints"
-        self.best = self.checkpoints / "best.ckpt"
 
     def __str__(self) -> str:
         """The path as a user in this directory would type it."""
         here = Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
-    @property
-    def last(self) -> Path | None:
-        """The checkpoint to go on from; None before the first epoch's end."""
-        path = self.checkpoints / "last.ckpt"
-        return path if path.is_file() else None
+    def resume_point(self, module: LightningModule) -> Path | None:
+        """The newest checkpoint that is whole and this module's; None to begin at the beginning."""
+        for path in (self.checkpoints / "last.ckpt", self.checkpoints / "previous.ckpt"):
+            if not path.is_file():
+                continue
+            reason = _why_unusable(path, module)
+            if reason is None:
+                log.info("going on from %s", path)
+                return path
+            log.warning("%s %s; going on from what was before it.", path, reason)
+        return None
+
+    def load_best(self, module: LightningModule) -> None:
+        """Put the weights of the best epoch on val into the module.
+
+        `Trainer.test(ckpt_path=…)` would set the callbacks back to that epoch too.
+        """
+        checkpoint = torch.load(self.checkpoints / "best.ckpt", "cpu", weights_only=True)
+        module.load_state_dict(checkpoint["state_dict"])
 
     @property
     def status(self) -> dict[str, Any]:
@@ -70,9 +94,7 @@ class RunFolder:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the run began with."""
-        settings = OmegaConf.to_container(OmegaConf.load(self.path / ".hydra" / "config.yaml"))
-        assert isinstance(settings, dict)
-        return settings
+        return plain(OmegaConf.load(self.path / ".hydra" / "config.yaml"))
 
     def begin(self, split: dict[str, Any], environment: dict[str, Any]) -> None:
         """Mark the run as running, and write what it runs on.
@@ -91,12 +113,15 @@ class RunFolder:
                     f"The photos in {split['root']} aren't those that the run began with"
                     f" ({', '.join(changed)} differ from {path}); start a new run."
                 )
-        write_json(path, split)
-        write_json(self.path / "environment.json", environment)
-        self._set("running")
+        if self.writes:
+            write_json(path, split)
+            write_json(self.path / "environment.json", environment)
+            self._set("running")
 
     def end(self, state: str, reason: BaseException) -> None:
         """Mark a run that broke off; a folder in which none began is removed."""
+        if not self.writes:
+            return
         if self.status:
             self._set(state, reason=str(reason) or type(reason).__name__)
             return
@@ -138,7 +163,23 @@ class AtomicCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        if path.name == "last.ckpt" and path.exists():
+            os.replace(path, path.with_name("previous.ckpt"))  # should the new one be damaged
         os.replace(partial, path)
+
+
+def _why_unusable(path: Path, module: LightningModule) -> str | None:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes torch raise
+        return f"is damaged ({type(error).__name__})"
+    needed = {"StagedUnfreezing", "History"}
+    if not isinstance(checkpoint, dict) or not needed <= set(checkpoint.get("callbacks", ())):
+        return "is no checkpoint of Thaw's"
+    shapes = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+    if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
+        return "is of another net"
+    return None
 
 
 class History(Callback):
@@ -147,6 +188,7 @@ class History(Callback):
     def __init__(self, path: Path, staged: StagedUnfreezing) -> None:
         self.path, self.staged = path, staged
         self.rows: list[dict[str, Any]] = []
+        self.seconds_before = 0.0  # spent by processes that this one goes on from
         self.began = 0.0
         self.phase = ""
 
@@ -162,6 +204,7 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows of a checkpoint; later epochs of an interrupted run are forgotten."""
         self.rows = list(state_dict["rows"])
+        self.seconds_before = sum(row["seconds"] for row in self.rows)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

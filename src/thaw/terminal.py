@@ -69,6 +69,8 @@ class Terminal(Callback):
         """Announce a phase that begins, and start the bar."""
         backbone = pl_module.backbone
         assert isinstance(backbone, Backbone)
+        if not trainer.is_global_zero:
+            return
         phase = self.staged.phase
         if self.shown != phase.name:
             log.info(phase_line(phase, self.staged.schedule, backbone))
@@ -76,13 +78,15 @@ class Terminal(Callback):
         last = trainer.max_epochs or 0
         self._start(f"epoch {trainer.current_epoch + 1}/{last}", int(trainer.num_training_batches))
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         """One step further."""
         self._advance()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's line."""
         self._stop()
+        if not trainer.is_global_zero:
+            return
         row = self.history.rows[-1]
         best = "  best" if row["epoch"] == self.history.best["epoch"] else ""
         log.info(
@@ -102,7 +106,7 @@ class Terminal(Callback):
         """Start the bar for the test photos."""
         self._start("test", int(sum(trainer.num_test_batches)))
 
-    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
         """One step further."""
         self._advance()
 
@@ -110,7 +114,7 @@ class Terminal(Callback):
         """Clear the bar."""
         self._stop()
 
-    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+    def on_exception(self, *_: Any, **__: Any) -> None:
         """Clear the bar."""
         self._stop()
 
@@ -123,11 +127,12 @@ class Terminal(Callback):
             TimeRemainingColumn(),
         )
         console = get_console()
-        self.progress = Progress(
+        progress = Progress(
             *columns, console=console, transient=True, disable=not console.is_terminal
         )
-        self.progress.add_task(what, total=steps)
-        self.progress.start()
+        progress.add_task(what, total=steps)
+        progress.start()
+        self.progress = progress
 
     def _advance(self) -> None:
         if self.progress is not None:
@@ -169,7 +174,7 @@ def show_result(metrics: dict[str, Any], run: RunFolder) -> None:
     photos = f"{metrics['test/images']} photos"
     rows = {
         "test accuracy": f"{metrics['test/acc']:.1%}  ({interval}, {photos})",
-        "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, the best on val)",
+        "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, lowest loss)",
         "time": f"{metrics['seconds/fit']:.1f} s training, {metrics['seconds/test']:.1f} s test,"
         f" {metrics['model/latency_ms']:.1f} ms a photo",
         "size on disk": f"{metrics['model/bytes'] / 1e6:.1f} MB  ({run}/model)",

@@ -4,10 +4,11 @@ import logging
 import warnings
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from thaw.errors import UserError
 from thaw.finetune import MONITOR
@@ -28,19 +29,15 @@ def make_trainer(
     """Make the trainer of a run: best and last checkpoint on val, TensorBoard, nothing printed.
 
     Args:
-        settings: accelerator, devices, precision, as Lightning knows them.
+        settings: accelerator, devices, strategy, precision, as Lightning knows them.
 
     Raises:
         UserError: this machine can't do what the settings ask for.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its banner and its tips
+    for name in ("lightning.pytorch", "lightning.fabric"):  # their banners and tips
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message in ADVICE:
         warnings.filterwarnings("ignore", message)
-    if settings["devices"] not in (1, "1"):
-        raise UserError(
-            f"Expected trainer.devices to be 1, got {settings['devices']}; training on several"
-            " devices isn't supported."
-        )
     checkpoints = ModelCheckpoint(
         run.checkpoints,
         filename="best",
@@ -50,7 +47,7 @@ def make_trainer(
         enable_version_counter=False,
     )
     try:
-        return Trainer(
+        trainer = Trainer(
             **settings,
             max_epochs=epochs,
             callbacks=[*callbacks, checkpoints],
@@ -61,5 +58,16 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"The trainer settings {settings} can't be used here: {error}") from error
+    strategy = trainer.strategy
+    several = trainer.world_size > 1
+    fit = type(strategy) is DDPStrategy and strategy._ddp_kwargs.get("find_unused_parameters")
+    if type(strategy) not in (SingleDeviceStrategy, DDPStrategy) or (several and not fit):
+        raise UserError(
+            f"Expected trainer.strategy to be auto for one device or"
+            f" ddp_find_unused_parameters_true for several (trainer=ddp), got"
+            f" {settings['strategy']}: others can't freeze and thaw stages of a net that they have"
+            " wrapped or cut up."
+        )
+    return trainer
