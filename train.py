@@ -68,8 +68,9 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     """Build all from the settings, train, test the best epoch, and write the run folder."""
     import torch
 
-    from thaw import bundle, memory, report, terminal
+    from thaw import bundle, lr_find, memory, report, terminal
     from thaw.finetune import MONITOR, StagedUnfreezing
+    from thaw.forgetting import Forgetting
     from thaw.module import Classifier, check_optimizer
     from thaw.run import History
     from thaw.trainer import make_trainer
@@ -86,6 +87,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     data.ready()  # a download begins when all else is right
     data.transforms, data.augment = backbone.transforms, augment
     torch.manual_seed(cfg.seed)
+    forgetting = Forgetting(backbone, schedule)
     backbone.reset_head(len(data.classes))
     backbone.to(memory_format=torch.channels_last)  # the order that convolutions are fast in
     memory.keep_memory()
@@ -101,12 +103,16 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
         [staged, history, terminal.Terminal(staged, history)],
     )
     run.begin(data.describe_splits(), report.environment(cfg.seed, trainer.strategy.root_device))
+    if schedule.lr_find:
+        lr_find.use_found_lr(module, data, schedule, run.path, run.writes)
     if trainer.is_global_zero:
         terminal.show_start(backbone, data, schedule)
+        forgetting.before(data, trainer.strategy.root_device)
 
     clock = report.Clock()
     with clock("fit"):
         trainer.fit(module, data, ckpt_path=run.resume_point(module), weights_only=True)
+    forgotten = forgetting.after()  # at the end of training: the best epoch may precede the harm
     with clock("test"):
         run.load_best(module)
         trainer.test(module, data, verbose=False)
@@ -114,7 +120,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     results = module.test_results()
     if not trainer.is_global_zero:
         return history.best[MONITOR]
-    metrics = report.metrics(results, backbone, history, staged, clock.seconds)
+    metrics = report.metrics(results, backbone, history, staged, clock.seconds) | forgotten
     metrics["model/bytes"] = bundle.save(
         run.path / "model", backbone, data.classes, metrics=metrics, data_sha256=data.digest()
     )

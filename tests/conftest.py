@@ -60,7 +60,11 @@ COLOURS = {"blue": (60, 60, 190), "green": (60, 180, 60), "red": (200, 60, 60)}
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder with train/ and test/, 3 classes, 10 and 4 photos in each."""
-    root = tmp_path / "photos"
+    return make_photos(tmp_path / "photos")
+
+
+def make_photos(root: Path) -> Path:
+    """As the fixture `photos`, in `root`; the same bytes each time."""
     for split, count in (("train", 10), ("test", 4)):
         for label, (name, colour) in enumerate(COLOURS.items()):
             for i in range(count):
@@ -125,10 +129,15 @@ def train(
 @pytest.fixture
 def small(photos: Path, weights: Callable[[str], Path]) -> list[str]:
     """Arguments of a run that takes a second: a small net with weights, on small photos."""
+    return small_run(photos, weights("shufflenet_v2_x0_5"))
+
+
+def small_run(photos: Path, weights: Path) -> list[str]:
+    """As the fixture `small`."""
     return [
         "arch=torchvision",
         "arch.name=shufflenet_v2_x0_5",
-        f"arch.weights={weights('shufflenet_v2_x0_5')}",
+        f"arch.weights={weights}",
         "data=folder",
         f"data.root={photos}",
         "data.batch_size=8",

@@ -218,7 +218,7 @@ def test_a_phase_can_be_changed_on_the_command_line():
     made = schedule(
         "finetune=gradual", "finetune.phases.head.lr=3e-3", "finetune.phases.all.epochs=9"
     )
-    assert [phase.lr for phase in made.phases] == [3e-3, 1e-5, 1e-5]
+    assert [phase.lr for phase in made.phases] == [3e-3, 3e-4, 3e-4]
     assert made.epochs == 5 + 3 + 9
 
 

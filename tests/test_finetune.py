@@ -8,13 +8,12 @@ import sys
 import pytest
 import torch
 from conftest import REPO
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from thaw import pretrained
 from thaw.errors import UserError
-from thaw.finetune import Phase, Schedule
 from thaw.module import Classifier
+from thaw.schedule import Phase, Schedule
 
 HEAD = {"train": "head", "epochs": 1, "lr": 1e-3}
 
@@ -25,9 +24,11 @@ def backbone(weights):
 
 
 def changed(run, weights):
-    """Names of the tensors of a finished run that differ from the pretrained ones."""
+    """Names of the tensors that differ from the pretrained ones when training ends."""
     before = torch.load(weights("shufflenet_v2_x0_5"), weights_only=True)
-    after = load_file(run / "model" / "weights.safetensors")
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    after = {n.removeprefix("backbone.net."): t for n, t in last.items() if "net." in n}
+    assert set(after) == set(before)
     return {name for name in after if not torch.equal(after[name], before[name])}
 
 
@@ -176,6 +177,25 @@ def test_writing_to_a_frozen_stage_is_an_error(train, small, monkeypatch):
     monkeypatch.setattr(Classifier, "training_step", tamper)
     with pytest.raises(RuntimeError, match=r"Frozen stages \['stem'\] changed in phase head"):
         train(*small)
+
+
+@pytest.mark.parametrize("arch", ["efficientnet_lite0", "small"])
+def test_dropout_acts_where_something_trains(train, small, monkeypatch, arch):
+    seen = []
+
+    def look(self, batch, batch_idx, step=Classifier.training_step):
+        backbone = self.backbone
+        seen.append({s: {m.training for m in backbone.modules_of(s)} for s in backbone.stages})
+        seen[-1]["net"] = {backbone.net.training}  # timm's dropout before the head asks it
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", look)
+    chosen = [a for a in small if not a.startswith("arch")] + [f"arch={arch}"]
+    done = train(*(small if arch == "small" else chosen), "finetune.phases.head.epochs=2")
+    assert done.code == 0, done.err
+    for modes in seen:  # the second epoch, after val, too
+        assert modes.pop("head") == modes.pop("net") == {True}
+        assert set(map(frozenset, modes.values())) == {frozenset({False})}
 
 
 def test_a_frozen_prefix_keeps_no_graph(backbone):

@@ -116,7 +116,7 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, "_photo", interrupt)
+    monkeypatch.setattr(shapes, "photo", interrupt)
     with pytest.raises(KeyboardInterrupt):
         shapes.draw(tmp_path / "shapes", **SMALL)
     assert not list(tmp_path.iterdir())

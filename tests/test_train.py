@@ -65,6 +65,9 @@ def test_val_decides_and_the_best_epoch_is_tested(train, small):
     best = losses.index(min(losses)) + 1
     assert best <= 2
     assert metrics["best/epoch"] == best
+    for name, epoch in (("best", best), ("last", 4), ("previous", 3)):
+        checkpoint = torch.load(done.run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["epoch"] + 1 == epoch
     assert metrics["epochs"] == 4
     assert metrics["val/loss"] == pytest.approx(min(losses))
     # The bundle is that epoch's net: it gives the probabilities that were tested.

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,22 +57,34 @@ class Model:
         return (self.backbone(batch) / self.temperature).softmax(dim=1)
 
     def predict(
-        self, paths: Iterable[Path | str], threshold: float | None = None, batch_size: int = 32
+        self,
+        paths: Iterable[Path | str],
+        threshold: float | None = None,
+        batch_size: int = 32,
+        on_broken: Callable[[UserError], None] | None = None,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, a batch at a time.
 
         Args:
             threshold: confidence below which the label is "unsure"; the bundle's own if None.
+            on_broken: told of a photo that can't be decoded, which is then left out.
 
         Raises:
-            UserError: a photo can't be decoded.
+            UserError: a photo can't be decoded, and `on_broken` is None.
         """
         threshold = self.threshold if threshold is None else threshold
         waiting = list(paths)
         for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            rows = self.probabilities([load_photo(path) for path in batch]).tolist()
-            for path, row in zip(batch, rows, strict=True):
+            photos: dict[Path | str, Image.Image] = {}
+            for path in waiting[start : start + batch_size]:
+                try:
+                    photos[path] = load_photo(path)
+                except UserError as error:
+                    if on_broken is None:
+                        raise
+                    on_broken(error)
+            rows = self.probabilities(list(photos.values())).tolist() if photos else []
+            for path, row in zip(photos, rows, strict=True):
                 confidence = max(row)
                 sure = threshold is None or confidence >= threshold
                 label = self.classes[row.index(confidence)] if sure else UNSURE

@@ -47,7 +47,7 @@ def exit_on_signals() -> None:
 
 def command(main: Callable[[], Any]) -> NoReturn:
     """Run a script's main function: a UserError is one sentence and exit code 2."""
-    debug = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
     # Without it Hydra prints errors its own way and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     exit_on_signals()
@@ -57,10 +57,13 @@ def command(main: Callable[[], Any]) -> NoReturn:
         sys.exit(128 + interrupt.signum)
     except (Exception, Refused) as error:
         sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
-        if sentence is None or debug:
+        if sentence is None or full_error:
             raise
         print(sentence, file=sys.stderr)
         sys.exit(2)
+    finally:
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
     sys.exit(0)
 
 
@@ -81,8 +84,9 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
     Raises:
         UserError: the job failed; its own message is in the terminal already.
     """
-    place = f"hydra.run.dir={_quoted(folder)}"
-    child = subprocess.Popen([sys.executable, os.path.abspath(sys.argv[0]), *overrides, place])
+    # An experiment may be a sweep itself, so the mode is said.
+    place = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(folder)}"]
+    child = subprocess.Popen([sys.executable, os.path.abspath(sys.argv[0]), *overrides, *place])
     try:
         code = child.wait()
     except Interrupted as interrupt:
@@ -181,7 +185,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     rest = [argument for argument in arguments if argument not in given]
     # `.hydra` stays as the run began: what is asked for now is compared with it.
     place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
-    return [*before, *rest, *place]
+    return [*before, *rest, *place, "hydra.mode=RUN"]  # an experiment may be a sweep
 
 
 def register_resolvers() -> None:

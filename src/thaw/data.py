@@ -6,31 +6,21 @@ workers nor an interruption changes it.
 
 import hashlib
 import logging
-import random
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.datasets import ImageFolder
+from torch.utils.data import DataLoader
 
+from thaw.dataset import EpochShuffle, InOrder, PhotoDataset
 from thaw.errors import UserError
-from thaw.photos import broken_photos, is_photo, load_photo
+from thaw.photos import broken_photos, is_photo
+from thaw.splits import Folder, Sample, cut
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A photo, its path relative to the data's root, and its class as an index."""
-
-    path: str
-    label: int
 
 
 class PhotoFolder(LightningDataModule):
@@ -119,7 +109,7 @@ class PhotoFolder(LightningDataModule):
         if self.splits:
             return
         folders = self._folders()
-        train = _Folder(folders["train"])
+        train = Folder(folders["train"])
         self.classes = train.classes
         splits = {"train": self._samples(train)}
         problems = [
@@ -131,7 +121,7 @@ class PhotoFolder(LightningDataModule):
             problems.append(f"expected 2 classes or more in {folders['train']}, got {self.classes}")
         for split in ("val", "test"):
             if split in folders:
-                folder = _Folder(folders[split])
+                folder = Folder(folders[split])
                 splits[split] = self._samples(folder)
                 problems += self._check_classes(folder, splits[split])
         if not problems:
@@ -187,7 +177,7 @@ class PhotoFolder(LightningDataModule):
             folders["train"] = self.root  # only class folders: every split is cut from them
         return folders
 
-    def _samples(self, folder: "_Folder") -> list[Sample]:
+    def _samples(self, folder: "Folder") -> list[Sample]:
         """Photos of a folder, with the train split's labels; unknown classes get -1."""
         labels = {name: label for label, name in enumerate(self.classes)}
         if folder.ignored:
@@ -201,7 +191,7 @@ class PhotoFolder(LightningDataModule):
             for path, label in folder.samples
         ]
 
-    def _check_classes(self, folder: "_Folder", samples: list[Sample]) -> list[str]:
+    def _check_classes(self, folder: "Folder", samples: list[Sample]) -> list[str]:
         unknown = [name for name in folder.classes if name not in self.classes]
         missing = [name for name in self.classes if name not in folder.classes]
         if missing and not unknown:
@@ -260,127 +250,6 @@ class PhotoFolder(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **kwargs,
         )
-
-
-class _Folder(ImageFolder):
-    """ImageFolder that passes over hidden folders and keeps what it ignored."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(
-            str(root), is_valid_file=lambda path: is_photo(path, root), allow_empty=True
-        )
-        photos = {path for path, _ in self.samples}
-        below = (path for name in self.classes for path in sorted((root / name).rglob("*")))
-        self.ignored = [path for path in below if path.is_file() and str(path) not in photos]
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Folders in name order, as ImageFolder, without hidden ones."""
-        found = (path for path in Path(directory).iterdir() if path.is_dir())
-        classes = sorted(path.name for path in found if not path.name.startswith("."))
-        return classes, {name: label for label, name in enumerate(classes)}
-
-
-class PhotoDataset(Dataset):
-    """Photos by `(epoch, index)`; augmentation is seeded by (seed, epoch, index)."""
-
-    def __init__(
-        self,
-        root: Path,
-        samples: list[Sample],
-        transforms: Callable[[Any], Tensor],
-        augment: Callable[[Any], Any] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.root, self.samples, self.seed = root, samples, seed
-        self.transforms, self.augment = transforms, augment
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key
-        sample = self.samples[index]
-        image = load_photo(self.root / sample.path)
-        if self.augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(mix(self.seed, epoch, index))
-                image = self.augment(image)
-        return {"image": self.transforms(image), "label": sample.label, "index": index}
-
-
-class EpochShuffle(Sampler[tuple[int, int]]):
-    """`(epoch, index)` in an order that is a function of (seed, epoch); split among ranks.
-
-    Lightning calls `set_epoch`. Ranks get equally many, as DDP needs: the first few are repeated.
-    """
-
-    def __init__(self, size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
-        self.size, self.seed, self.rank, self.ranks, self.epoch = size, seed, rank, ranks, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin this epoch's order."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.size // self.ranks)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
-        order += order[: len(self) * self.ranks - self.size]
-        return iter([(self.epoch, index) for index in order[self.rank :: self.ranks]])
-
-
-class InOrder(Sampler[tuple[int, int]]):
-    """`(0, index)` in order; ranks share them without repeating any, so metrics are exact."""
-
-    def __init__(self, size: int, rank: int = 0, ranks: int = 1) -> None:
-        self.indices = range(rank, size, ranks)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(0, index) for index in self.indices])
-
-
-def cut(
-    samples: list[Sample], fraction: float, seed: int, root: Path
-) -> tuple[list[Sample], list[Sample]]:
-    """Cut a share of each class off: (kept, cut off), both in the order of `samples`.
-
-    Photos with the same bytes stay together, whatever their names; each class keeps a photo at
-    least, and gives one where it has two.
-    """
-    groups: dict[Any, list[Sample]] = defaultdict(list)
-    sizes: dict[int, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        sizes[(root / sample.path).stat().st_size].append(sample)
-    for size, same in sizes.items():  # only photos of one size can be the same: few are read
-        for sample in same:
-            content = (root / sample.path).read_bytes() if len(same) > 1 else b""
-            groups[size, hashlib.sha256(content).digest()].append(sample)
-    order = sorted(groups.values(), key=lambda group: group[0].path)
-    random.Random(seed).shuffle(order)
-
-    counts = Counter(sample.label for sample in samples)
-    wanted = {
-        label: min(max(round(fraction * count), 1), count - 1) for label, count in counts.items()
-    }
-    off: set[Sample] = set()
-    for group in order:
-        needs = Counter(sample.label for sample in group)  # the same photo may be in two classes
-        if all(needs[label] <= wanted[label] for label in needs):
-            off.update(group)
-            for label in needs:
-                wanted[label] -= needs[label]
-    return [s for s in samples if s not in off], [s for s in samples if s in off]
-
-
-def mix(*numbers: int) -> int:
-    """One seed from several numbers, so that neighbours get unrelated streams."""
-    text = " ".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
 
 
 def _whole(value: object, low: int) -> bool:

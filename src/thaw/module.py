@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from thaw.backbone import Backbone
-from thaw.data import mix
+from thaw.dataset import mix
 from thaw.errors import UserError
 from thaw.finetune import gathered
 

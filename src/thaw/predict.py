@@ -29,7 +29,8 @@ def predict(
         figure: an image of the photos with their labels.
 
     Raises:
-        UserError: no bundle, no photos, a photo that can't be decoded.
+        UserError: no bundle, no photos; or, after the others were labelled, photos that can't be
+            decoded.
     """
     paths = find_photos(photos)
     if figure is not None and len(paths) > MOST_IN_FIGURE:
@@ -37,20 +38,25 @@ def predict(
     model = load(run)
     quiet = "-" in (csv, json)
     width = min(max(len(str(path)) for path in paths), 60)
-    found = []
-    for prediction in model.predict(paths, threshold):
+    found: list[Prediction] = []
+    broken: list[UserError] = []
+    for prediction in model.predict(paths, threshold, on_broken=broken.append):
         found.append(prediction)
         if not quiet:
             sure = f"{prediction.confidence:6.1%}"
             best = max(prediction.probabilities, key=prediction.probabilities.__getitem__)
             aside = "" if best == prediction.label else f"  ({best}?)"
             print(f"{prediction.path:<{width}}  {prediction.label:<12} {sure}{aside}", flush=True)
+    if broken and not found:
+        raise broken[0]
     if csv is not None:
         _write(csv, _csv(found))
     if json is not None:
         _write(json, _json(found))
     if figure is not None:
         draw(figure, found)
+    if broken:  # what could be labelled is
+        raise UserError("\n".join(map(str, broken)))
     return found
 
 

@@ -10,7 +10,9 @@ import inspect
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,21 @@ PACKAGED = {
 }
 # The files of densenet date from when a module's name could hold a dot (as torchvision renames).
 DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+_loading = ContextVar("_loading", default=True)
+
+
+@contextmanager
+def without_loading() -> Iterator[None]:
+    """Inside `with`, weights are known of (`meta`, `pretrained`) but neither sought nor read.
+
+    For describing a net with no network. No argument of the functions below: settings can't ask
+    for it, so no training starts from values that only claim to be pretrained.
+    """
+    token = _loading.set(False)
+    try:
+        yield
+    finally:
+        _loading.reset(token)
 
 
 def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
@@ -68,7 +85,7 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
 
     origin = {"source": "torchvision", "name": name, "kwargs": kwargs}
     net = build(origin)
-    if weights is not None:
+    if weights is not None and _loading.get():
         path = path or _cached(entry.url, name)
         _load(net, _drop_aux(net, read_state_dict(path)), path)
     meta = {
@@ -119,14 +136,12 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
     meta = {"source": f"timm {name}", "licence": cfg.get("license"), "url": None, "accuracy": None}
     if weights is not None and path is None and bare in PACKAGED:
         package, accuracy = PACKAGED[bare]
-        path = _packaged(package)
-        meta |= {
-            "source": f"{package} ({path.name})",
-            "accuracy": accuracy,
-            "licence": "Apache-2.0",
-        }
-        tensors = read_state_dict(path)
-        _load(net, dict(zip(net.state_dict(), tensors.values(), strict=True)), path)
+        meta |= {"source": package, "accuracy": accuracy, "licence": "Apache-2.0"}
+        if _loading.get():
+            path = _packaged(package)
+            meta["source"] = f"{package} ({path.name})"
+            tensors = read_state_dict(path)
+            _load(net, dict(zip(net.state_dict(), tensors.values(), strict=True)), path)
     elif weights is not None:
         if path is None:
             if not cfg.get("hf_hub_id") and not cfg.get("url"):
@@ -136,11 +151,12 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
                 )
             hub = f"https://huggingface.co/{cfg.get('hf_hub_id')}/resolve/main/model.safetensors"
             meta["url"] = hub if cfg.get("hf_hub_id") else cfg["url"]
-            path = _cached(meta["url"], name)
+            path = _cached(meta["url"], name) if _loading.get() else None
         else:
             meta["source"] = str(path)
-        filter_fn = _timm_filter(net)
-        _load(net, filter_fn(read_state_dict(path)), path)
+        if path is not None and _loading.get():
+            filter_fn = _timm_filter(net)
+            _load(net, filter_fn(read_state_dict(path)), path)
     meta["categories"] = _imagenet_categories() if cfg.get("num_classes") == 1000 else None
     backbone = Backbone(net, transforms, origin, meta if weights else {}, weights is not None)
     check_order(backbone)

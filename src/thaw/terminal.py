@@ -12,8 +12,9 @@ from rich.table import Table
 
 from thaw.backbone import Backbone
 from thaw.data import PhotoFolder
-from thaw.finetune import Phase, Schedule, StagedUnfreezing, stage_rates
+from thaw.finetune import StagedUnfreezing
 from thaw.run import History, RunFolder
+from thaw.schedule import Phase, Schedule, stage_rates
 
 log = logging.getLogger(__name__)
 

@@ -38,19 +38,16 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in ADVICE:
         warnings.filterwarnings("ignore", message)
-    checkpoints = ModelCheckpoint(
-        run.checkpoints,
-        filename="best",
-        monitor=MONITOR,
-        save_last=True,
-        save_on_train_epoch_end=True,  # after the schedule has decided whether the phase is over
-        enable_version_counter=False,
-    )
+    # After the schedule has decided whether the phase is over. `save_last=True` of the first would
+    # write last.ckpt only in epochs that are the best so far.
+    common: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(run.checkpoints, "best", MONITOR, **common)
+    last = ModelCheckpoint(run.checkpoints, "last", **common)
     try:
         trainer = Trainer(
             **settings,
             max_epochs=epochs,
-            callbacks=[*callbacks, checkpoints],
+            callbacks=[*callbacks, best, last],
             plugins=[AtomicCheckpoints()],
             logger=TensorBoardLogger(run.path, "tensorboard", "", default_hp_metric=False),
             num_sanity_val_steps=0,  # the first epoch's val is early enough

@@ -1,0 +1,82 @@
+"""Say what a net is, and what trains when: python scripts/describe.py ARCH [--finetune NAME]"""
+
+import argparse
+import json
+from pathlib import Path
+
+from thaw import cli
+
+
+def main() -> None:
+    """Read the arguments, describe."""
+    parser = argparse.ArgumentParser(
+        description="Say what a pretrained net is, and what a schedule trains of it; no weights"
+        " are needed."
+    )
+    parser.add_argument("arch", help="what follows arch= in train.py: a name in conf/arch")
+    parser.add_argument("--finetune", metavar="NAME", help="also: what this schedule trains when")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings as train.py takes them, such as arch.name=regnet_y_400mf",
+    )
+    parser.add_argument(
+        "--classes", type=_count, metavar="N", help="with a fresh head for N classes"
+    )
+    parser.add_argument(
+        "--names", action="store_true", help="list every parameter that trains in a phase"
+    )
+    parser.add_argument(
+        "--steps-per-epoch", type=_count, default=20, metavar="N", help="batches in an epoch: 20"
+    )
+    parser.add_argument("--figure", type=_picture, metavar="PNG", help="draw the learning rates")
+    parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+    arguments = parser.parse_args()
+    overrides = [f"arch={arguments.arch}", *arguments.set]
+    if arguments.finetune is not None:
+        overrides.append(f"finetune={arguments.finetune}")
+    planned = any(override.lstrip("+~").startswith("finetune") for override in overrides)
+    if arguments.figure and not planned:
+        parser.error("--figure draws a schedule's learning rates, so it needs --finetune NAME")
+
+    from thaw import describe, terminal  # torch is imported from here on, not for --help
+
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    backbone, schedule, chosen = describe.build(conf, overrides)
+    if arguments.classes is not None:
+        backbone.reset_head(arguments.classes)
+    facts = {"arch": chosen["arch"], **describe.net_facts(backbone)}
+    if planned:
+        schedule.check(backbone)
+        name, steps = chosen["finetune"], arguments.steps_per_epoch
+        length = {"epochs": schedule.epochs, "steps": schedule.epochs * steps}
+        plan = describe.schedule_facts(schedule, backbone)
+        facts["schedule"] = {"name": name, **length, **plan}
+        if arguments.figure:
+            title = f"{backbone.origin['name']}, finetune={name}"
+            describe.draw(arguments.figure, title, schedule, backbone, steps)
+    if arguments.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        describe.show(facts, terminal.stage_table(backbone, schedule), arguments.names)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
+    return number
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a .png in a folder that exists, got {text}")
+    return path
+
+
+if __name__ == "__main__":
+    cli.command(main)
