@@ -93,6 +93,7 @@ def rows(text: str) -> dict[str, list[str]]:
 # --- the net --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [name for name in ARCHS if name not in ("timm", "torchvision")])
 def test_every_arch_is_described_offline(facts, arch: str):
     said = facts(arch)

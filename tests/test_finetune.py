@@ -124,7 +124,9 @@ DECAY = ["optimizer=adamw", "optimizer.weight_decay=0.5"]
 MOMENTUM = ["optimizer=sgd", "optimizer.weight_decay=0.5"]
 
 
-@pytest.mark.parametrize("optimizer", [DECAY, MOMENTUM], ids=["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer", [DECAY, pytest.param(MOMENTUM, marks=pytest.mark.slow)], ids=["adamw", "sgd"]
+)
 def test_a_phase_trains_its_stages_and_no_others(train, small, weights, backbone, optimizer):
     done = train(*small, *phases(2), *optimizer)
     assert done.code == 0, done.err
@@ -134,6 +136,7 @@ def test_a_phase_trains_its_stages_and_no_others(train, small, weights, backbone
     assert names == parameters  # every one, equal-valued norms too; no BatchNorm statistics
 
 
+@pytest.mark.slow
 def test_what_is_frozen_again_stays_as_it_was(train, small, weights, backbone):
     # Momentum and old gradients must not move a stage after its phase.
     thawed = changed(train(*small, *phases("all"), *MOMENTUM).run, weights)
@@ -142,6 +145,7 @@ def test_what_is_frozen_again_stays_as_it_was(train, small, weights, backbone):
     assert json.loads((done.run / "metrics.json").read_text())["frozen/unchanged"] is True
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_move_only_where_asked(train, small, weights, backbone):
     names = changed(train(*small, *phases("all"), "finetune.batch_norm=train").run, weights)
     assert {name for name in names if "running_mean" in name} == {
@@ -157,6 +161,7 @@ def test_batch_norm_statistics_move_only_where_asked(train, small, weights, back
     }
 
 
+@pytest.mark.slow
 def test_norms_trains_norm_layers_and_the_head(train, small, weights, backbone):
     names = changed(train(*small, *phases("norms")).run, weights)
     norms = {
@@ -179,7 +184,9 @@ def test_writing_to_a_frozen_stage_is_an_error(train, small, monkeypatch):
         train(*small)
 
 
-@pytest.mark.parametrize("arch", ["efficientnet_lite0", "small"])
+@pytest.mark.parametrize(
+    "arch", [pytest.param("efficientnet_lite0", marks=pytest.mark.slow), "small"]
+)
 def test_dropout_acts_where_something_trains(train, small, monkeypatch, arch):
     seen = []
 
@@ -223,6 +230,7 @@ def test_a_phase_ends_when_val_has_converged(train, small):
     assert json.loads((done.run / "metrics.json").read_text())["epochs"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", [True, False])
 def test_the_best_weights_of_a_converged_phase_go_into_the_next(train, small, restore):
     harmful = ["finetune=converge", "finetune.phases.head.lr=30", "finetune.phases.all.lr=0"]
@@ -240,6 +248,7 @@ def test_the_best_weights_of_a_converged_phase_go_into_the_next(train, small, re
     assert ("were restored" in done.out) == restore
 
 
+@pytest.mark.slow
 def test_learning_rates_follow_the_schedule_in_every_step(train, small):
     curve = ["finetune.phases.head.epochs=4", "+finetune.phases.head.warmup=2"]
     done = train(*small, *curve, "+finetune.phases.head.anneal=linear")
@@ -288,7 +297,8 @@ def test_two_processes_train_every_phase(small, tmp_path, weights, backbone):
 
 @pytest.mark.slow
 def test_a_sweep_of_jobs_on_two_processes(small, tmp_path):
-    run_script("-m", *small, *DDP, "seed=0,1", "hydra.sweep.dir=s", cwd=tmp_path)
+    short = ["seed=0,1", "finetune.phases.head.epochs=1", "hydra.sweep.dir=s"]
+    run_script("-m", *small, *DDP, *short, cwd=tmp_path)
     states = [json.loads(p.read_text())["state"] for p in (tmp_path / "s").glob("*/status.json")]
     assert states == ["done", "done"]
 

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from test_config import composed
@@ -37,6 +38,7 @@ def test_random_weights_have_nothing_to_forget():
     assert forgetting.after() == {}
 
 
+@pytest.mark.slow
 def test_a_rate_of_0_forgets_nothing(train, small):
     assert drift(train(*small, "finetune=full", *SHORT, "finetune.phases.all.lr=0")) == (0, 0)
 
@@ -48,6 +50,7 @@ def test_the_last_epoch_is_measured_though_an_earlier_one_is_kept(train, small):
     assert drift(done)[0] > 0.5
 
 
+@pytest.mark.slow
 def test_a_conv2d_head_is_measured_too(train, small, weights):
     arch = ["arch.name=squeezenet1_1", f"arch.weights={weights('squeezenet1_1')}"]
     rest = [arg for arg in small if not arg.startswith("arch.")]
@@ -60,6 +63,7 @@ def test_a_conv2d_head_is_measured_too(train, small, weights):
     assert 0 < features <= 1
 
 
+@pytest.mark.slow
 def test_measuring_changes_no_result(train, small, monkeypatch):
     run = [*small, "finetune=full", *SHORT, "finetune.phases.all.lr=1e-3", "augment=flip"]
     measured = train(*run)
@@ -121,6 +125,7 @@ def test_the_experiment_is_full_with_one_epoch_and_two_rates():
     assert (choices.arch, choices.data) == ("efficientnet_lite0", "shapes"), "it needs no network"
 
 
+@pytest.mark.slow
 def test_the_experiment_leaves_two_runs_and_a_figure(train, small):
     done = train("experiment=lr_too_high", *small, "finetune.phases.head.epochs=1")
     assert done.code == 0, done.err
@@ -137,6 +142,7 @@ def test_the_experiment_leaves_two_runs_and_a_figure(train, small):
     assert done.out.rstrip().endswith("forgetting.png")
 
 
+@pytest.mark.slow
 def test_a_job_of_the_experiment_is_resumed_alone(train, small):
     rate = "finetune.phases.all.lr=1e-3"
     first = train("experiment=lr_too_high", *small, "finetune.phases.head.epochs=1", rate)

@@ -29,6 +29,7 @@ def test_the_found_rate_is_used_printed_and_drawn(train, small):
     assert float(row["lr/head"]) == pytest.approx(curve["suggestion"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["head_only", "from_scratch"])
 def test_the_search_leaves_no_trace_but_the_rate(train, small, schedule):
     phase = {"head_only": "head", "from_scratch": "all"}[schedule]

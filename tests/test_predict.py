@@ -3,19 +3,41 @@
 import csv
 import importlib.util
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPO
+from conftest import REPO, make_photos, small_run
 from PIL import Image
 
+import train
 from thaw import cli
 
 
+@pytest.fixture(scope="module")
+def trained(weights, tmp_path_factory):
+    """A run, and the photos it was trained on."""
+    folder = tmp_path_factory.mktemp("trained")
+    photos = make_photos(folder / "photos")
+    arguments = [*small_run(photos, weights("shufflenet_v2_x0_5")), "hydra.run.dir=run"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", *arguments, "finetune.phases.head.epochs=1"])
+        with pytest.raises(SystemExit):
+            cli.command(train.start)
+    return folder / "run", photos
+
+
 @pytest.fixture
-def run(train, small):
-    return train(*small, "finetune.phases.head.epochs=1").run
+def run(trained):
+    return trained[0]
+
+
+@pytest.fixture
+def photos(trained, tmp_path):
+    """A copy, for a test may damage it."""
+    return shutil.copytree(trained[1], tmp_path / "photos")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -56,20 +57,17 @@ def die_at(monkeypatch, epoch, batch):
     monkeypatch.setattr(Classifier, "training_step", dying)
 
 
-SLOW = pytest.mark.slow
+def test_a_run_that_dies_ends_the_same(train, small, monkeypatch, tmp_path):
+    whole = train(*small, *SCHEDULE, "augment=flip").run
+    die_at(monkeypatch, 3, 1)
+    with pytest.raises(Died):
+        train(*small, *SCHEDULE, "augment=flip", "hydra.run.dir=dead")
+    assert train("resume=dead").code == 0
+    assert outcome(tmp_path / "dead") == outcome(whole)
 
 
-@pytest.mark.parametrize(
-    ("epoch", "batch"),
-    [
-        (0, 1),
-        pytest.param(1, 2, marks=SLOW),
-        (2, 0),
-        pytest.param(3, 1, marks=SLOW),
-        (4, 0),
-        pytest.param(5, 2, marks=SLOW),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 2), (2, 0), (3, 1), (4, 0), (5, 2)])
 def test_a_run_that_dies_in_any_epoch_ends_the_same(
     train, small, reference, monkeypatch, tmp_path, epoch, batch
 ):
@@ -82,11 +80,13 @@ def test_a_run_that_dies_in_any_epoch_ends_the_same(
     assert outcome(tmp_path / "dead") == outcome(reference)
 
 
+@pytest.mark.slow
 def test_loader_workers_change_nothing(train, small, reference):
     done = train(*small, *SCHEDULE, "augment=flip", "data.workers=2")
     assert outcome(done.run) == outcome(reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"PK\x03\x04 cut off", "foreign"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     train, small, reference, monkeypatch, tmp_path, content
@@ -106,6 +106,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert outcome(tmp_path / "dead") == outcome(reference)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(train, reference):
     before = {path: path.stat().st_mtime_ns for path in reference.rglob("*") if path.is_file()}
     done = train(f"resume={reference}")
@@ -115,6 +116,7 @@ def test_resuming_a_finished_run_changes_nothing(train, reference):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_resuming_with_other_settings_is_refused_by_name(train, small, monkeypatch, tmp_path):
     die_at(monkeypatch, 2, 0)
     with pytest.raises(Died):
@@ -183,6 +185,7 @@ def wait_for(path, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_marks_the_run_and_sets_the_exit_code(start, small, tmp_path, signum, code):
     process = start(*small, *SCHEDULE, "hydra.run.dir=stopped")
@@ -199,18 +202,22 @@ def kill_at_random(start, tmp_path, arguments, seconds, moments, seed):
     assert finish(start(*arguments, "hydra.run.dir=whole")) == 0
     expected = outcome(tmp_path / "whole")
     rng = random.Random(seed)
-    states = []
-    for i in range(moments):
-        folder = tmp_path / f"killed{i}"
+    delays = [rng.uniform(0, seconds) for _ in range(moments)]
+
+    def kill_and_resume(number):
+        folder = tmp_path / f"killed{number}"
         process = start(*arguments, f"hydra.run.dir={folder}")
         wait_for(folder / "status.json", process)
-        time.sleep(rng.uniform(0, seconds))
+        time.sleep(delays[number])
         process.kill()
         finish(process)
-        states.append(json.loads((folder / "status.json").read_text())["state"])
+        state = json.loads((folder / "status.json").read_text())["state"]
         assert finish(start(f"resume={folder}")) == 0, (tmp_path / "log").read_text()[-3000:]
         assert outcome(folder) == expected
-    return states
+        return state
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(kill_and_resume, range(moments)))
 
 
 @pytest.mark.slow
@@ -226,7 +233,8 @@ def test_twenty_kills_at_random_moments(start, small, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["efficientnet_lite0", "squeezenet1_0"])
 def test_kills_with_real_weights(start, photos, shared, tmp_path, arch):
-    arguments = [f"arch={arch}", "data=folder", f"data.root={photos}", "trainer=cpu", *SCHEDULE]
+    short = [argument.replace("epochs:2", "epochs:1") for argument in SCHEDULE]
+    arguments = [f"arch={arch}", "data=folder", f"data.root={photos}", "trainer=cpu", *short]
     if arch == "squeezenet1_0":
         arguments.append(f"arch.weights={shared}/weights/squeezenet1_0_deepcompressed.pth")
-    kill_at_random(start, tmp_path, arguments, seconds=15, moments=2, seed=1)
+    kill_at_random(start, tmp_path, arguments, seconds=8, moments=2, seed=1)

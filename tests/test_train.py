@@ -90,7 +90,7 @@ def test_the_backbone_is_unchanged_by_head_only(train, small, weights):
 
 
 def test_tensorboard_has_named_curves_and_final_metrics(train, small):
-    done = train(*small, "finetune=gradual", *SHORT)
+    done = train(*small, "finetune=last_block", *SHORT[:2])
     events = EventAccumulator(str(done.run / "tensorboard"))
     events.Reload()
     tags = set(events.Tags()["scalars"])
@@ -104,13 +104,14 @@ def test_tensorboard_has_named_curves_and_final_metrics(train, small):
         "lr/conv5",
     }
     rates = [event.value for event in events.Scalars("lr/conv5")]
-    assert rates == pytest.approx([0.0, 1e-5, 1e-5])
+    assert rates == pytest.approx([0.0, 1e-5])
     metrics = json.loads((done.run / "metrics.json").read_text())
     assert events.Scalars("test/acc")[-1].value == pytest.approx(metrics["test/acc"])
     assert "hp_metric" not in tags
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
+@pytest.mark.slow
 def test_the_terminal_says_what_trains_and_what_came_out(train, small):
     out = train(*small, "finetune=gradual", *SHORT).out
     assert "phase head: head trains" in out
@@ -130,6 +131,7 @@ def test_a_sweep_leaves_a_complete_folder_a_job(train, small):
         assert {path.name for path in run.iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_a_failing_job_of_a_sweep_stops_no_other(train, small, tmp_path):
     one = next(arg for arg in small if arg.startswith("arch.weights="))
     rest = [arg for arg in small if arg != one]
@@ -194,6 +196,7 @@ def test_weights_at_torch_hubs_own_path_are_used(train, photos, weights, monkeyp
     assert torch.equal(after["features.0.weight"], before["features.0.weight"])
 
 
+@pytest.mark.slow
 def test_seed_0_is_a_seed(train, small):
     short = [*small, "finetune.phases.head.epochs=1"]
     digests = {
