@@ -137,7 +137,9 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
 def start() -> None:
     """Let Hydra see what `resume=RUN` stands for, and begin."""
     cli.register_resolvers()
-    sys.argv[1:] = cli.resume_arguments(sys.argv[1:])
+    # argparse, which reads them, wants `-m` before what it applies to.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = cli.resume_arguments(arguments)
     main()
 
 

@@ -35,7 +35,8 @@ def reference(forks, weights, tmp_path_factory):
     """The undisturbed run."""
     folder = tmp_path_factory.mktemp("reference")
     arguments = small_run(make_photos(folder / "photos"), weights("shufflenet_v2_x0_5"))
-    process = begin(forks, folder, *arguments, *SCHEDULE, "augment=flip", "hydra.run.dir=run")
+    arguments += [*SCHEDULE, "augment=flip", "hydra.run.dir=run"]
+    process = begin(forks, folder, *arguments, threads=torch.get_num_threads())  # sums depend on it
     assert finish(process) == 0, (folder / "log").read_text()
     return folder / "run"
 
@@ -141,7 +142,7 @@ def test_resuming_on_other_photos_is_refused(train, small, photos, monkeypatch):
 # --- real signals, in processes of their own ------------------------------------------------------
 
 
-def child(arguments, folder, log):
+def child(arguments, folder, log, threads):
     """`python train.py ARGUMENTS`, in a process that has imported everything already."""
     os.chdir(folder)
     with open(log, "a") as file:
@@ -149,7 +150,7 @@ def child(arguments, folder, log):
         os.dup2(file.fileno(), 2)
     import train
 
-    torch.set_num_threads(min(2, torch.get_num_threads()))  # as conftest: sums depend on it
+    torch.set_num_threads(threads)
     sys.argv = ["train.py", *arguments]
     cli.command(train.start)
 
@@ -163,8 +164,8 @@ def forks():
     return context
 
 
-def begin(forks, folder, *arguments):
-    process = forks.Process(target=child, args=(arguments, folder, folder / "log"))
+def begin(forks, folder, *arguments, threads=1):
+    process = forks.Process(target=child, args=(arguments, folder, folder / "log", threads))
     process.start()
     return process
 

@@ -124,7 +124,7 @@ def test_the_terminal_says_what_trains_and_what_came_out(train, small):
 
 
 def test_a_sweep_leaves_a_complete_folder_a_job(train, small):
-    done = train("-m", *small, "seed=0,1", "finetune.phases.head.epochs=1")
+    done = train(*small, "-m", "seed=0,1", "finetune.phases.head.epochs=1")
     assert done.code == 0, done.err
     assert len(done.runs) == 2
     for run in done.runs:
