@@ -8,7 +8,6 @@ import random
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -203,22 +202,18 @@ def kill_at_random(start, tmp_path, arguments, seconds, moments, seed):
     assert finish(start(*arguments, "hydra.run.dir=whole")) == 0
     expected = outcome(tmp_path / "whole")
     rng = random.Random(seed)
-    delays = [rng.uniform(0, seconds) for _ in range(moments)]
-
-    def kill_and_resume(number):
-        folder = tmp_path / f"killed{number}"
+    states = []
+    for i in range(moments):
+        folder = tmp_path / f"killed{i}"
         process = start(*arguments, f"hydra.run.dir={folder}")
         wait_for(folder / "status.json", process)
-        time.sleep(delays[number])
+        time.sleep(rng.uniform(0, seconds))
         process.kill()
         finish(process)
-        state = json.loads((folder / "status.json").read_text())["state"]
+        states.append(json.loads((folder / "status.json").read_text())["state"])
         assert finish(start(f"resume={folder}")) == 0, (tmp_path / "log").read_text()[-3000:]
         assert outcome(folder) == expected
-        return state
-
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(kill_and_resume, range(moments)))
+    return states
 
 
 @pytest.mark.slow
