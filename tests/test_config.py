@@ -19,8 +19,8 @@ from PIL import Image
 from thaw import cli
 from thaw.backbone import Backbone
 from thaw.data import PhotoFolder
-from thaw.finetune import Schedule
 from thaw.pretrained import read_state_dict
+from thaw.schedule import Schedule
 
 CONF = REPO / "conf"
 OPTIONS = sorted(
