@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from thaw import cli
+from thaw import cli, names, sweep
 
 if TYPE_CHECKING:
     from thaw.run import RunFolder
@@ -31,22 +31,14 @@ log = logging.getLogger("thaw.train")
 def main(cfg: DictConfig) -> float | None:
     """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
     first = cli.is_first_process()
-    from thaw.run import RunFolder, check_unchanged, plain  # torch is imported from here on
+    from thaw.run import RunFolder  # torch is imported from here on
 
     hydra_cfg = HydraConfig.get()
-    multirun = hydra_cfg.mode is RunMode.MULTIRUN
-    if multirun and cfg.trainer.devices not in (1, "1"):
-        # Further ranks are started with this process's arguments: they'd begin the sweep anew.
-        return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
     run = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
+    if hydra_cfg.mode is RunMode.MULTIRUN:
+        return sweep.job(run, lambda: begin_or_go_on(cfg, run))
     try:
-        if cfg.resume is not None:
-            if run.status.get("state") == "done":
-                log.info("%s is finished, there is nothing to resume.", run)
-                return None
-            if not cfg.resume_with_changes:
-                check_unchanged(run.settings, plain(cfg))
-        return fit_and_test(cfg, run)
+        return begin_or_go_on(cfg, run)
     except cli.Interrupted as interrupt:
         run.end("interrupted", interrupt)
         log.warning("Interrupted. Go on with: python train.py resume=%s", run)
@@ -58,25 +50,44 @@ def main(cfg: DictConfig) -> float | None:
             log.exception("debug=true shows where:")
         if sentence is None:
             raise
-        if not multirun:
-            raise cli.Refused(sentence) from error
-        log.error(sentence)  # at once: Hydra tells of failed jobs after the last one
-        raise
+        raise cli.Refused(sentence) from error
+
+
+def begin_or_go_on(cfg: DictConfig, run: "RunFolder") -> float:
+    """Train, unless the folder holds a run that is finished; one that broke off goes on."""
+    from thaw.run import check_unchanged, plain
+
+    if run.settings is not None and not cfg.resume_with_changes:
+        check_unchanged(run.settings, plain(cfg))
+    if run.status.get("state") == "done":
+        log.info("%s is finished, there is nothing to resume.", run)
+        return run.metrics["val/loss"]
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode is RunMode.MULTIRUN and cfg.trainer.devices not in (1, "1"):
+        # Further ranks are started with this process's arguments: they'd begin the sweep anew.
+        return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
+    return fit_and_test(cfg, run)
 
 
 def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     """Build all from the settings, train, test the best epoch, and write the run folder."""
     import torch
 
-    from thaw import bundle, lr_find, memory, report, terminal
+    from thaw import bundle, evaluate, lr_find, memory, report, terminal
+    from thaw.cache import FeatureCache
+    from thaw.checkpoints import Checkpoints
+    from thaw.features import Extractor
     from thaw.finetune import MONITOR, StagedUnfreezing
     from thaw.forgetting import Forgetting
+    from thaw.frozen import FrozenWork
+    from thaw.history import History
     from thaw.module import Classifier, check_optimizer
-    from thaw.run import History
+    from thaw.run import plain
     from thaw.trainer import make_trainer
 
-    _, schedule, optimizer, augment, backbone, data = cli.build_all(
+    _, cache, schedule, optimizer, augment, backbone, data = cli.build_all(
         lambda: cli.check_seed(cfg.seed),
+        lambda: FeatureCache(**cfg.cache),
         lambda: instantiate(cfg.finetune),
         lambda: check_optimizer(instantiate(cfg.optimizer)),
         lambda: instantiate(cfg.augment),
@@ -96,18 +107,20 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     history = History(run.path / "history.csv", staged)
     machine = dict(cfg.trainer)
     module = Classifier(backbone, data.classes, optimizer, cfg.seed, machine.pop("compile"))
-    trainer = make_trainer(
-        machine,
-        run,
-        schedule.epochs,
-        [staged, history, terminal.Terminal(staged, history)],
-    )
-    run.begin(data.describe_splits(), report.environment(cfg.seed, trainer.strategy.root_device))
+    extractor = Extractor(cache, backbone, data)
+    work = FrozenWork(extractor, schedule, staged)
+    saved = Checkpoints(run.checkpoints, staged, history)
+    callbacks = [staged, work, history, terminal.Terminal(staged, history), saved]
+    trainer = make_trainer(machine, run, schedule.epochs, callbacks)
+    device = trainer.strategy.root_device
+    facts = report.environment(cfg.seed, device) | {"settings": plain(cfg)}
+    run.begin(data.describe_splits(), facts)
+    extractor.on(trainer)
     if schedule.lr_find:
-        lr_find.use_found_lr(module, data, schedule, run.path, run.writes)
+        lr_find.use_found_lr(module, data, schedule, work, run.path, run.writes)
     if trainer.is_global_zero:
         terminal.show_start(backbone, data, schedule)
-        forgetting.before(data, trainer.strategy.root_device)
+        forgetting.before(data, device)
 
     clock = report.Clock()
     with clock("fit"):
@@ -115,32 +128,46 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     forgotten = forgetting.after()  # at the end of training: the best epoch may precede the harm
     with clock("test"):
         run.load_best(module)
-        trainer.test(module, data, verbose=False)
+        # Val again, of the best epoch: what calibrates the model must not be test.
+        trainer.test(module, [data.val_dataloader(), data.test_dataloader()], verbose=False)
 
-    results = module.test_results()
+    val, test = module.results(0), module.results(1)
     if not trainer.is_global_zero:
         return history.best[MONITOR]
-    metrics = report.metrics(results, backbone, history, staged, clock.seconds) | forgotten
+    clock.seconds["seconds/features"] = extractor.seconds
+    photos = [sample.path for sample in data.splits["test"]]
+    alone = HydraConfig.get().mode is RunMode.RUN  # a sweep draws figures of its own
+    found = evaluate.report(val, test, data.classes, photos, data.root, run.path, figures=alone)
+    test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
+    metrics = report.metrics(test, backbone, history, staged, clock.seconds)
+    metrics |= forgotten | found.metrics
     metrics["model/bytes"] = bundle.save(
-        run.path / "model", backbone, data.classes, metrics=metrics, data_sha256=data.digest()
+        run.path / "model",
+        backbone,
+        data.classes,
+        metrics=metrics,
+        data_sha256=data.digest(),
+        **found.bundle,
     )
     choices: dict[str, str] = HydraConfig.get().runtime.choices
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
-    settings |= {"arch": cli.arch_name(choices["arch"], cfg.arch.name), "seed": cfg.seed}
+    settings |= {"arch": names.arch_name(choices["arch"], cfg.arch.name), "seed": cfg.seed}
     settings |= {"batch_size": data.batch_size, "lr": schedule.phases[0].lr}
     report.log_hyperparameters(trainer, settings, metrics)
-    run.finish(metrics, report.predictions(results, data))
-    terminal.show_result(metrics, run)
+    run.finish(metrics, report.predictions(test, data))
+    terminal.show_result(metrics, found.struggles, run)
     return history.best[MONITOR]
 
 
 def start() -> None:
     """Let Hydra see what `resume=RUN` stands for, and begin."""
-    cli.register_resolvers()
     # argparse, which reads them, wants `-m` before what it applies to.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = cli.resume_arguments(arguments)
+    names.register_resolvers(sys.argv[1:])
     main()
+    if sweep.failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

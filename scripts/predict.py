@@ -17,6 +17,16 @@ def main() -> None:
         metavar="T",
         help="confidence (0 to 1) below which the label is 'unsure'; the bundle's own by default",
     )
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="print the K most probable labels of each photo"
+    )
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        metavar="C",
+        help="give each photo a set of labels, which holds the right one with this probability"
+        " (such as 0.95)",
+    )
     for kind in ("csv", "json"):
         parser.add_argument(
             f"--{kind}", nargs="?", const="-", metavar="FILE", help=f"{kind} to FILE or the screen"
@@ -32,6 +42,10 @@ def main() -> None:
         parser.error("expected a photo or a folder of photos")
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         parser.error(f"expected --threshold to be from 0 to 1, got {arguments.threshold}")
+    if arguments.top_k is not None and arguments.top_k < 1:
+        parser.error(f"expected --top-k to be a whole number from 1, got {arguments.top_k}")
+    if arguments.coverage is not None and not 0 < arguments.coverage < 1:
+        parser.error(f"expected --coverage to be between 0 and 1, got {arguments.coverage}")
 
     from thaw.predict import predict  # torch is imported from here on, not for --help
 

@@ -1,18 +1,25 @@
 """Small photos, small weights, and `train.py` as a user calls it, but in this process."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import requests
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torchvision import models
+
+from thaw import fetch
+from thaw.errors import UserError
 
 REPO = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("THAW_SHARED", REPO.parent / "shared"))
@@ -22,6 +29,12 @@ SHARED = Path(os.environ.get("THAW_SHARED", REPO.parent / "shared"))
 def _quiet_machine() -> None:
     """Timings of threads don't matter to tests, and small nets are slower on many."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Features are shared by all tests, in place of the user's."""
+    os.environ["THAW_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +76,15 @@ def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "photos")
 
 
-def make_photos(root: Path) -> Path:
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `photos`, but 5 and 2 in each class, for all tests: they leave them as they are."""
+    return make_photos(tmp_path_factory.mktemp("few") / "photos", train=5, test=2)
+
+
+def make_photos(root: Path, train: int = 10, test: int = 4) -> Path:
     """As the fixture `photos`, in `root`; the same bytes each time."""
-    for split, count in (("train", 10), ("test", 4)):
+    for split, count in (("train", train), ("test", test)):
         for label, (name, colour) in enumerate(COLOURS.items()):
             for i in range(count):
                 seed = 1000 * label + i + (500 if split == "test" else 0)
@@ -84,11 +103,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 net = models.get_model(name, weights=None)
-                for module in net.modules():
-                    if isinstance(module, torch.nn.BatchNorm2d):
-                        module.momentum = None  # statistics of what it sees, or nothing would pass
-                with torch.no_grad():
-                    net(torch.randn(16, 3, 224, 224))
+                norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+                for norm in norms:
+                    norm.momentum = None  # statistics of what it sees, or nothing would pass
+                if norms:
+                    with torch.no_grad():
+                        net(torch.randn(16, 3, 224, 224))
                 torch.save(net.state_dict(), path)
         return path
 
@@ -96,34 +116,72 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., SimpleNamespace]:
-    """Call `train.py ARGUMENTS` in `tmp_path`: → code, out, err, run (the newest folder), runs."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torch hub keeps weights: an empty folder."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # another test may have set it
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
 
-    def call(*arguments: str) -> SimpleNamespace:
-        import train as script
-        from thaw import cli
 
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        before = set(tmp_path.glob("outputs/**/status.json"))
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No network; → the addresses that were asked for."""
+    asked: list[str] = []
+
+    def refuse(url: str, **_: object) -> None:
+        asked.append(url)
+        raise requests.ConnectionError("no network")
+
+    monkeypatch.setattr(requests, "get", refuse)
+    monkeypatch.setattr(fetch, "BACKOFF", 0.0)
+    return asked
+
+
+def refusal(call: Callable[..., object], *args: object) -> str:
+    """The sentence with which it is refused."""
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def call_train(folder: Path, *arguments: str) -> SimpleNamespace:
+    """Call `train.py ARGUMENTS` in a folder: → code, out, err, run (the newest folder), runs.
+
+    For fixtures of a module, whose tests look at one run; the fixture `train` is for one test.
+    """
+    import train as script
+    from thaw import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    before = set(folder.glob("outputs/**/status.json"))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", *arguments])
+        patch.setattr("thaw.sweep.failures", [])  # a process begins with none
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
         with pytest.raises(SystemExit) as stop:
             cli.command(script.start)
-        after = sorted(tmp_path.glob("outputs/**/status.json"), key=lambda p: p.stat().st_mtime)
-        fresh = [path.parent for path in after if path not in before]
-        printed = capsys.readouterr()
-        return SimpleNamespace(
-            code=stop.value.code,
-            out=printed.out,
-            err=printed.err,
-            run=fresh[-1] if fresh else None,
-            runs=fresh,
-        )
+    after = sorted(folder.glob("outputs/**/status.json"), key=lambda p: p.stat().st_mtime)
+    fresh = [path.parent for path in after if path not in before]
+    return SimpleNamespace(
+        code=stop.value.code,
+        out=out.getvalue(),
+        err=err.getvalue(),
+        run=fresh[-1] if fresh else None,
+        runs=fresh,
+    )
 
-    return call
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
+    """Call `train.py ARGUMENTS` in `tmp_path`: → code, out, err, run (the newest folder), runs."""
+    monkeypatch.chdir(tmp_path)
+    return partial(call_train, tmp_path)
 
 
 @pytest.fixture
@@ -143,3 +201,19 @@ def small_run(photos: Path, weights: Path) -> list[str]:
         "data.batch_size=8",
         "trainer=cpu",
     ]
+
+
+@pytest.fixture(scope="session")
+def finished(
+    weights: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """What `train` returns, and `photos`, of one run as `small` for all tests: they change nothing.
+
+    It trained the head for an epoch, with a weight decay that would shrink all that isn't frozen.
+    """
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = small_run(make_photos(folder / "photos"), weights("shufflenet_v2_x0_5"))
+    decay = ["optimizer=adamw", "optimizer.weight_decay=0.5"]
+    done = call_train(folder, *arguments, *decay, "finetune.phases.head.epochs=1")
+    assert done.code == 0, done.err
+    return SimpleNamespace(**vars(done), photos=folder / "photos")

@@ -14,9 +14,9 @@ from conftest import COLOURS, paint
 import thaw
 from thaw import bundle, pretrained
 from thaw.backbone import Backbone
-from thaw.bundle import UNSURE, as_row
 from thaw.errors import UserError
 from thaw.photos import load_photo
+from thaw.prediction import UNSURE, as_row
 
 CLASSES = sorted(COLOURS)
 
@@ -206,6 +206,24 @@ def test_the_temperature_is_applied(saved: Path, photo_paths: list[Path]):
     expected = (sharp.log() / 3).softmax(dim=1)
     assert torch.allclose(soft, expected, atol=1e-6)
     assert not torch.allclose(soft, sharp, atol=1e-6)
+
+
+def test_logits_come_before_the_temperature(saved: Path, photo_paths: list[Path]):
+    photos = [load_photo(path) for path in photo_paths]
+    rewrite(saved, temperature=3.0)
+    model = thaw.load(saved)
+    assert torch.equal((model.logits(photos) / 3).softmax(dim=1), model.probabilities(photos))
+
+
+def test_values_are_changed_in_place_and_the_rest_stays(saved: Path, tmp_path: Path):
+    before = json.loads((saved / "model.json").read_text())
+    bundle.change(saved, threshold=0.7, promise={"error": 0.1})
+    after = json.loads((saved / "model.json").read_text())
+    assert after == before | {"threshold": 0.7, "promise": {"error": 0.1}}
+    assert thaw.load(saved).threshold == 0.7
+    bundle.change(saved.parent, threshold=None)  # a run folder stands for its bundle
+    assert thaw.load(saved).threshold is None
+    assert len(list(saved.iterdir())) == 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])

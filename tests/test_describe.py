@@ -21,6 +21,7 @@ from thaw import cli, pretrained
 from thaw.backbone import Backbone
 from thaw.describe import stage_shapes
 from thaw.errors import UserError
+from thaw.weights import without_loading
 
 HEADS = {  # the first four are the lesson's table
     "efficientnet_b0": ("classifier.1", "Linear", 1280),
@@ -55,8 +56,8 @@ def describe(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(pretrained, "read_state_dict", refuse)
-    monkeypatch.setattr(pretrained.fetch, "download", refuse)
+    monkeypatch.setattr("thaw.weights.read_state_dict", refuse)
+    monkeypatch.setattr("thaw.fetch.download", refuse)
 
     def call(*arguments: str) -> SimpleNamespace:
         from scripts import describe as script
@@ -188,8 +189,8 @@ def test_a_head_for_ones_own_classes(facts):
 
 def test_only_describing_goes_without_weights(monkeypatch: pytest.MonkeyPatch):
     asked = []
-    monkeypatch.setattr(pretrained, "_cached", lambda url, _: asked.append(url) or Path("absent"))
-    with pretrained.without_loading(), WithoutMemory():
+    monkeypatch.setattr(pretrained, "cached", lambda url, _: asked.append(url) or Path("absent"))
+    with without_loading(), WithoutMemory():
         assert pretrained.torchvision("resnet18").pretrained
     assert asked == []
     with WithoutMemory(), pytest.raises(UserError):
@@ -268,6 +269,7 @@ def test_lines_of_equal_stages_are_all_seen(describe, tmp_path: Path):
         assert near.sum() > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -23,9 +23,9 @@ def backbone(weights):
     return pretrained.torchvision("shufflenet_v2_x0_5", str(weights("shufflenet_v2_x0_5")))
 
 
-def changed(run, weights):
+def changed(run, backbone):
     """Names of the tensors that differ from the pretrained ones when training ends."""
-    before = torch.load(weights("shufflenet_v2_x0_5"), weights_only=True)
+    before = backbone.net.state_dict()
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     after = {n.removeprefix("backbone.net."): t for n, t in last.items() if "net." in n}
     assert set(after) == set(before)
@@ -127,34 +127,33 @@ MOMENTUM = ["optimizer=sgd", "optimizer.weight_decay=0.5"]
 @pytest.mark.parametrize(
     "optimizer", [DECAY, pytest.param(MOMENTUM, marks=pytest.mark.slow)], ids=["adamw", "sgd"]
 )
-def test_a_phase_trains_its_stages_and_no_others(train, small, weights, backbone, optimizer):
+def test_a_phase_trains_its_stages_and_no_others(train, small, backbone, optimizer):
     done = train(*small, *phases(2), *optimizer)
     assert done.code == 0, done.err
-    names = changed(done.run, weights)
+    names = changed(done.run, backbone)
     assert stages_of(names, backbone) == {"stage4", "conv5", "head"}
     parameters = {n for s in ("stage4", "conv5", "head") for n in backbone.named_parameters_of(s)}
     assert names == parameters  # every one, equal-valued norms too; no BatchNorm statistics
 
 
 @pytest.mark.slow
-def test_what_is_frozen_again_stays_as_it_was(train, small, weights, backbone):
+def test_what_is_frozen_again_stays_as_it_was(train, small, backbone):
     # Momentum and old gradients must not move a stage after its phase.
-    thawed = changed(train(*small, *phases("all"), *MOMENTUM).run, weights)
-    assert stages_of(thawed, backbone) == set(backbone.stages)
     done = train(*small, *phases("all", "head", "head"), *MOMENTUM)
+    assert stages_of(changed(done.run, backbone), backbone) == set(backbone.stages)
     assert json.loads((done.run / "metrics.json").read_text())["frozen/unchanged"] is True
 
 
 @pytest.mark.slow
-def test_batch_norm_statistics_move_only_where_asked(train, small, weights, backbone):
-    names = changed(train(*small, *phases("all"), "finetune.batch_norm=train").run, weights)
+def test_batch_norm_statistics_move_only_where_asked(train, small, backbone):
+    names = changed(train(*small, *phases("all"), "finetune.batch_norm=train").run, backbone)
     assert {name for name in names if "running_mean" in name} == {
         name
         for stage in backbone.stages
         for name in backbone.named_tensors_of(stage)
         if "running_mean" in name
     }
-    names = changed(train(*small, *phases(1), "finetune.batch_norm=train").run, weights)
+    names = changed(train(*small, *phases(1), "finetune.batch_norm=train").run, backbone)
     assert {name for name in names if "running" in name} == {
         "conv5.1.running_mean",
         "conv5.1.running_var",
@@ -162,8 +161,8 @@ def test_batch_norm_statistics_move_only_where_asked(train, small, weights, back
 
 
 @pytest.mark.slow
-def test_norms_trains_norm_layers_and_the_head(train, small, weights, backbone):
-    names = changed(train(*small, *phases("norms")).run, weights)
+def test_norms_trains_norm_layers_and_the_head(train, small, backbone):
+    names = changed(train(*small, *phases("norms")).run, backbone)
     norms = {
         f"{path}.{name}"
         for path, module in backbone.net.named_modules()
@@ -181,13 +180,13 @@ def test_writing_to_a_frozen_stage_is_an_error(train, small, monkeypatch):
 
     monkeypatch.setattr(Classifier, "training_step", tamper)
     with pytest.raises(RuntimeError, match=r"Frozen stages \['stem'\] changed in phase head"):
-        train(*small)
+        train(*small, "finetune.phases.head.epochs=1")
 
 
 @pytest.mark.parametrize(
     "arch", [pytest.param("efficientnet_lite0", marks=pytest.mark.slow), "small"]
 )
-def test_dropout_acts_where_something_trains(train, small, monkeypatch, arch):
+def test_dropout_acts_where_something_trains(train, small, few, monkeypatch, arch):
     seen = []
 
     def look(self, batch, batch_idx, step=Classifier.training_step):
@@ -198,7 +197,8 @@ def test_dropout_acts_where_something_trains(train, small, monkeypatch, arch):
 
     monkeypatch.setattr(Classifier, "training_step", look)
     chosen = [a for a in small if not a.startswith("arch")] + [f"arch={arch}"]
-    done = train(*(small if arch == "small" else chosen), "finetune.phases.head.epochs=2")
+    asked = [*(small if arch == "small" else chosen), f"data.root={few}"]
+    done = train(*asked, "finetune.phases.head.epochs=2")
     assert done.code == 0, done.err
     for modes in seen:  # the second epoch, after val, too
         assert modes.pop("head") == modes.pop("net") == {True}
@@ -217,13 +217,13 @@ def test_a_frozen_prefix_keeps_no_graph(backbone):
     assert seen["thawed"].grad_fn is not None
 
 
-def test_a_phase_ends_when_val_has_converged(train, small):
+def test_a_phase_ends_when_val_has_converged(train, small, few):
     never_better = [
         "finetune=converge",
         "finetune.phases.head.lr=0",
         "finetune.phases.all.epochs=1",
     ]
-    done = train(*small, *never_better)
+    done = train(*small, f"data.root={few}", *never_better)
     history = (done.run / "history.csv").read_text().splitlines()[1:]
     assert [line.split(",")[1] for line in history] == ["head"] * 3 + ["all"]
     assert "Phase head converged" in done.out
@@ -260,7 +260,10 @@ def test_learning_rates_follow_the_schedule_in_every_step(train, small):
     assert not any(event.value for event in events.Scalars("lr/conv5"))
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed", "ddp", "ddp_spawn"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["fsdp", "ddp", *(pytest.param(s, marks=pytest.mark.slow) for s in ("deepspeed", "ddp_spawn"))],
+)
 def test_strategies_that_cannot_thaw_are_refused(train, small, tmp_path, strategy):
     done = train(*small, f"trainer.strategy={strategy}", "trainer.devices=2")
     assert done.code == 2
@@ -280,32 +283,34 @@ DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 
 @pytest.mark.slow
-def test_two_processes_train_every_phase(small, tmp_path, weights, backbone):
+def test_a_sweep_on_two_processes_trains_every_phase(small, tmp_path, backbone):
     # That ranks are equal after each phase is checked by the run itself.
     three = phases("head", 1, "all")
-    done = run_script(*small, *DDP, *three, "hydra.run.dir=both", cwd=tmp_path)
-    run = tmp_path / "both"
-    assert stages_of(changed(run, weights), backbone) == set(backbone.stages)
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test/images"] == 12
-    assert metrics["frozen/unchanged"] is True
-    predictions = (run / "predictions.csv").read_text().splitlines()[1:]
-    assert len({line.split(",")[0] for line in predictions}) == 12
-    assert done.stdout.count("test accuracy") == 1
-    assert len((run / "history.csv").read_text().splitlines()) == 4
+    asked = ["-m", *small, *DDP, *three, "seed=0,1", "hydra.sweep.dir=sweep"]
+    done = run_script(*asked, cwd=tmp_path)
+    runs = [path.parent for path in (tmp_path / "sweep").glob("*/status.json")]
+    assert len(runs) == 2
+    assert "2 of 2 jobs done" in done.stdout
+    for run in runs:
+        assert json.loads((run / "status.json").read_text())["state"] == "done"
+        assert stages_of(changed(run, backbone), backbone) == set(backbone.stages)
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["test/images"] == 12
+        assert metrics["frozen/unchanged"] is True
+        predictions = (run / "predictions.csv").read_text().splitlines()[1:]
+        assert len({line.split(",")[0] for line in predictions}) == 12
+        assert len((run / "history.csv").read_text().splitlines()) == 4
 
 
 @pytest.mark.slow
-def test_a_sweep_of_jobs_on_two_processes(small, tmp_path):
-    short = ["seed=0,1", "finetune.phases.head.epochs=1", "hydra.sweep.dir=s"]
-    run_script("-m", *small, *DDP, *short, cwd=tmp_path)
-    states = [json.loads(p.read_text())["state"] for p in (tmp_path / "s").glob("*/status.json")]
-    assert states == ["done", "done"]
-
-
-@pytest.mark.slow
-def test_a_compiled_net_trains_what_thaws(train, small, weights, backbone):
+def test_a_compiled_net_trains_what_thaws(train, few, tmp_path):
     # Dynamo traces and guards as always; only the slow code generation is left out.
-    done = train(*small, *phases("head", 1, "all"), "trainer.compile=aot_eager")
+    file = tmp_path / "net.pth"
+    origin = {"source": "timm", "name": "test_resnet", "kwargs": {}}
+    torch.save(pretrained.build(origin).state_dict(), file)
+    backbone = pretrained.timm("test_resnet", str(file))
+    asked = ["arch=timm", "arch.name=test_resnet", f"arch.weights={file}", "data=folder"]
+    asked += [f"data.root={few}", "data.batch_size=3", "trainer=cpu", "trainer.compile=aot_eager"]
+    done = train(*asked, *phases("head", "all"))
     assert done.code == 0, done.err
-    assert stages_of(changed(done.run, weights), backbone) == set(backbone.stages)
+    assert stages_of(changed(done.run, backbone), backbone) == set(backbone.stages)

@@ -31,9 +31,10 @@ def test_the_found_rate_is_used_printed_and_drawn(train, small):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["head_only", "from_scratch"])
-def test_the_search_leaves_no_trace_but_the_rate(train, small, schedule):
+def test_the_search_leaves_no_trace_but_the_rate(train, small, few, schedule):
     phase = {"head_only": "head", "from_scratch": "all"}[schedule]
-    common = [*small, f"finetune={schedule}", f"finetune.phases.{phase}.epochs=1"]
+    common = [*small, f"data.root={few}", "data.batch_size=2"]  # the search takes many steps
+    common += [f"finetune={schedule}", f"finetune.phases.{phase}.epochs=1"]
     found = train(*common, "finetune.lr_find=true").run
     rate = json.loads((found / "lr_find.json").read_text())["suggestion"]
     plain = train(*common, f"finetune.phases.{phase}.lr={rate}").run

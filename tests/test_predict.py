@@ -8,36 +8,21 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPO, make_photos, small_run
+from conftest import REPO
 from PIL import Image
 
-import train
-from thaw import cli
-
-
-@pytest.fixture(scope="module")
-def trained(weights, tmp_path_factory):
-    """A run, and the photos it was trained on."""
-    folder = tmp_path_factory.mktemp("trained")
-    photos = make_photos(folder / "photos")
-    arguments = [*small_run(photos, weights("shufflenet_v2_x0_5")), "hydra.run.dir=run"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["train.py", *arguments, "finetune.phases.head.epochs=1"])
-        with pytest.raises(SystemExit):
-            cli.command(train.start)
-    return folder / "run", photos
+from thaw import bundle, cli
 
 
 @pytest.fixture
-def run(trained):
-    return trained[0]
+def run(finished):
+    return finished.run
 
 
 @pytest.fixture
-def photos(trained, tmp_path):
+def photos(finished, tmp_path):
     """A copy, for a test may damage it."""
-    return shutil.copytree(trained[1], tmp_path / "photos")
+    return shutil.copytree(finished.photos, tmp_path / "photos")
 
 
 @pytest.fixture
@@ -86,6 +71,52 @@ def test_below_the_threshold_the_answer_is_unsure(predict, run, photos):
     assert "unsure" not in predict(run, photo, "--threshold", "0").out
 
 
+def test_top_k_lists_the_most_probable_labels(predict, run, photos):
+    photo = photos / "test" / "red" / "0.jpg"
+    (found,) = json.loads(predict(run, "--json", photo).out)
+    ranked = sorted(found["probabilities"].items(), key=lambda item: -item[1])
+    line = predict(run, photo, "--top-k", 2).out
+    assert line.endswith(", ".join(f"{name} {share:.1%}" for name, share in ranked[:2]) + "\n")
+    assert ranked[2][0] in predict(run, photo, "--top-k", 9).out
+
+
+@pytest.fixture
+def with_scores(run, tmp_path):
+    """A copy of the bundle, as if val had given the right labels these probabilities."""
+    folder = shutil.copytree(run / "model", tmp_path / "model")
+
+    def store(scores):
+        bundle.change(folder, conformal=scores)
+        return folder
+
+    return store
+
+
+def test_coverage_gives_sets_of_labels(predict, with_scores, photos, tmp_path):
+    model, photo = with_scores([0.0] * 19), photos / "test" / "red" / "0.jpg"
+    done = predict(model, photo, "--coverage", 0.95, "--json", tmp_path / "out.json")
+    assert done.code == 0, done.err
+    assert done.out.count(" or ") == 2, "a cutoff of 0 leaves no label out"
+    (found,) = json.loads((tmp_path / "out.json").read_text())
+    assert sorted(found["labels"]) == ["blue", "green", "red"]
+    model = with_scores([0.99] * 19)
+    rows = csv.DictReader(predict(model, photo, "--coverage", 0.95, "--csv").out.splitlines())
+    (row,) = rows
+    assert (
+        row["labels"] == row["label"] == max(found["probabilities"], key=found["probabilities"].get)
+    )
+
+
+def test_coverage_that_val_cannot_promise_is_refused(predict, with_scores, photos):
+    done = predict(with_scores([0.5] * 18), photos / "test", "--coverage", 0.95)
+    assert done.code == 2
+    assert "18 val photos" in done.err
+    done = predict(with_scores(None), photos / "test", "--coverage", 0.95)
+    assert done.code == 2
+    assert "--coverage" in done.err
+    assert not done.out
+
+
 def test_the_figure_shows_the_photos(predict, run, photos, tmp_path):
     assert predict(run, photos / "test" / "red", "--figure", tmp_path / "f.png").code == 0
     with Image.open(tmp_path / "f.png") as figure:
@@ -112,6 +143,8 @@ def test_a_broken_photo_is_named_and_the_others_are_labelled(predict, run, photo
         ["{run}", "{run}/model"],
         ["{run}"],
         ["{run}", "photo.jpg", "--threshold", "2"],
+        ["{run}", "photo.jpg", "--top-k", "0"],
+        ["{run}", "photo.jpg", "--coverage", "1"],
     ],
 )
 def test_mistakes_exit_with_2(predict, run, arguments):

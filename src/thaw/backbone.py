@@ -5,7 +5,7 @@ disagree. The idea of an ordered and complete partition is open_clip's `layer_gr
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any, Self
 
 import torch
@@ -58,6 +58,7 @@ class Backbone(nn.Module):
         self.trained: frozenset[str] = frozenset(self.stages)
         self.trained_norms: frozenset[str] = frozenset()
         self.batch_norm = "train"
+        self._look_up()
 
     @property
     def input_size(self) -> int:
@@ -92,29 +93,41 @@ class Backbone(nn.Module):
         self.net.set_submodule(self.head_path, head)
         if hasattr(self.net, "num_classes"):  # timm and some torchvision nets keep a count
             self.net.num_classes = classes  # type: ignore[assignment]
+        self._look_up()
 
     # --- what a stage holds -------------------------------------------------------------------
 
+    def _look_up(self) -> None:
+        """Find each stage's modules and tensors once: there are hundreds, asked for each epoch."""
+        modules = dict(self.net.named_modules())
+        kinds = {
+            "parameters": [name for name, _ in self.net.named_parameters()],
+            "buffers": [name for name, _ in self.net.named_buffers()],
+        }
+        self._held = {
+            stage: [m for path in paths if path in modules for m in modules[path].modules()]
+            for stage, paths in self.stages.items()
+        }
+        held = {id(module) for found in self._held.values() for module in found}
+        self._shared = [module for module in modules.values() if id(module) not in held]
+        self._names = {
+            (stage, kind): [name for name in names if any(is_in(name, path) for path in paths)]
+            for stage, paths in self.stages.items()
+            for kind, names in kinds.items()
+        }
+
     def named_parameters_of(self, stage: str) -> dict[str, nn.Parameter]:
         """Parameters of a stage by their names in `net`."""
-        return self._tensors_of(stage, dict(self.net.named_parameters()))
+        return {name: self.net.get_parameter(name) for name in self._names[stage, "parameters"]}
 
     def named_tensors_of(self, stage: str) -> dict[str, Tensor]:
         """Parameters and buffers of a stage by their names in `net`."""
-        return self._tensors_of(
-            stage, dict(self.net.named_parameters()) | dict(self.net.named_buffers())
-        )
+        buffers = {name: self.net.get_buffer(name) for name in self._names[stage, "buffers"]}
+        return {**self.named_parameters_of(stage), **buffers}
 
-    def modules_of(self, stage: str) -> Iterator[nn.Module]:
+    def modules_of(self, stage: str) -> list[nn.Module]:
         """Modules of a stage; those that it holds whole, with everything below."""
-        paths = dict(self.net.named_modules())
-        for path in self.stages[stage]:
-            if path in paths:
-                yield from paths[path].modules()
-
-    def _tensors_of(self, stage: str, tensors: dict[str, Any]) -> dict[str, Any]:
-        paths = self.stages[stage]
-        return {n: t for n, t in tensors.items() if any(is_in(n, path) for path in paths)}
+        return self._held[stage]
 
     # --- freezing -----------------------------------------------------------------------------
 
@@ -161,10 +174,8 @@ class Backbone(nn.Module):
                 )
                 module.training = not (frozen or fixed_bn)
         # Containers that stages share may hold functional dropout before the head (timm's do).
-        held = {id(module) for stage in self.stages for module in self.modules_of(stage)}
-        for module in self.net.modules():
-            if id(module) not in held:
-                module.training = "head" in self.trained
+        for module in self._shared:
+            module.training = "head" in self.trained
         return self
 
     def frozen_digest(self) -> dict[str, str]:

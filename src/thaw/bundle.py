@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,13 @@ from torchvision.transforms._presets import ImageClassification
 
 from thaw.backbone import Backbone
 from thaw.errors import UserError
+from thaw.files import write_json
 from thaw.photos import load_photo
+from thaw.prediction import UNSURE, Prediction
 from thaw.pretrained import build
 
 FORMAT = 1
-UNSURE = "unsure"
 KEYS = ("arch", "classes", "transforms", "temperature", "threshold", "weights_sha256")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one photo; `label` is "unsure" below the threshold."""
-
-    path: str
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
 
 
 class Model:
@@ -49,12 +39,16 @@ class Model:
         self.transforms = backbone.transforms
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
+        self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
 
     @torch.inference_mode()
+    def logits(self, images: list[Image.Image]) -> torch.Tensor:
+        """Upright RGB photos → logits `[B, classes]`, before the temperature."""
+        return self.backbone(torch.stack([self.transforms(image) for image in images]))
+
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
-        batch = torch.stack([self.transforms(image) for image in images])  # [B, 3, H, W]
-        return (self.backbone(batch) / self.temperature).softmax(dim=1)
+        return (self.logits(images) / self.temperature).softmax(dim=1)
 
     def predict(
         self,
@@ -73,23 +67,34 @@ class Model:
             UserError: a photo can't be decoded, and `on_broken` is None.
         """
         threshold = self.threshold if threshold is None else threshold
-        waiting = list(paths)
-        for start in range(0, len(waiting), batch_size):
-            photos: dict[Path | str, Image.Image] = {}
-            for path in waiting[start : start + batch_size]:
-                try:
-                    photos[path] = load_photo(path)
-                except UserError as error:
-                    if on_broken is None:
-                        raise
-                    on_broken(error)
-            rows = self.probabilities(list(photos.values())).tolist() if photos else []
+        for photos in decoded(paths, batch_size, on_broken):
+            rows = self.probabilities(list(photos.values())).tolist()
             for path, row in zip(photos, rows, strict=True):
                 confidence = max(row)
                 sure = threshold is None or confidence >= threshold
                 label = self.classes[row.index(confidence)] if sure else UNSURE
                 by_class = dict(zip(self.classes, row, strict=True))
                 yield Prediction(str(path), label, confidence, by_class)
+
+
+def decoded(
+    paths: Iterable[Path | str],
+    batch_size: int = 32,
+    on_broken: Callable[[UserError], None] | None = None,
+) -> Iterator[dict[Path | str, Image.Image]]:
+    """Photos by path, a batch at a time; see `Model.predict`."""
+    waiting = list(paths)
+    for start in range(0, len(waiting), batch_size):
+        photos: dict[Path | str, Image.Image] = {}
+        for path in waiting[start : start + batch_size]:
+            try:
+                photos[path] = load_photo(path)
+            except UserError as error:
+                if on_broken is None:
+                    raise
+                on_broken(error)
+        if photos:
+            yield photos
 
 
 def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:
@@ -112,17 +117,26 @@ def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> 
         "format": FORMAT,
         "arch": backbone.origin,
         "classes": classes,
-        "transforms": _describe(backbone.transforms),
+        "transforms": describe_transforms(backbone.transforms),
         "temperature": 1.0,
         "threshold": None,
         "weights_sha256": _sha256(weights),
         "pretrained": {key: backbone.meta.get(key) for key in ("source", "url", "licence")},
         **facts,
     }
-    partial = folder / "model.json.partial"
-    partial.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / "model.json")
+    write_json(folder / "model.json", info)
     return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def change(path: Path | str, **values: Any) -> None:
+    """Change plain values in the `model.json` of a bundle, or of a run folder's `model/`."""
+    file = _folder(path) / "model.json"
+    write_json(file, json.loads(file.read_text(encoding="utf-8")) | values)
+
+
+def _folder(path: Path | str) -> Path:
+    folder = Path(path)
+    return folder / "model" if (folder / "model").is_dir() else folder
 
 
 def load(path: Path | str) -> Model:
@@ -131,9 +145,7 @@ def load(path: Path | str) -> Model:
     Raises:
         UserError: there is no bundle, it is of a later format, or its weights were changed.
     """
-    folder = Path(path)
-    if (folder / "model").is_dir():
-        folder = folder / "model"
+    folder = _folder(path)
     file, weights = folder / "model.json", folder / "weights.safetensors"
     if not file.is_file() or not weights.is_file():
         raise UserError(
@@ -166,7 +178,8 @@ def load(path: Path | str) -> Model:
     return Model(backbone, info)
 
 
-def _describe(transforms: ImageClassification) -> dict[str, Any]:
+def describe_transforms(transforms: ImageClassification) -> dict[str, Any]:
+    """Plain values that say all about them."""
     keys = ("resize_size", "crop_size", "mean", "std", "antialias")
     values = {key: getattr(transforms, key) for key in keys}
     return values | {"interpolation": transforms.interpolation.value}
@@ -193,9 +206,3 @@ def _umask() -> int:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def as_row(prediction: Prediction) -> dict[str, Any]:
-    """A flat row: path, label, confidence, and one column a class."""
-    row = asdict(prediction)
-    return row | row.pop("probabilities")

@@ -3,7 +3,6 @@
 Nothing here imports torch: `python train.py --help` answers at once.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -86,7 +85,8 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
     """
     # An experiment may be a sweep itself, so the mode is said.
     place = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(folder)}"]
-    child = subprocess.Popen([sys.executable, os.path.abspath(sys.argv[0]), *overrides, *place])
+    command = [sys.executable, os.path.abspath(sys.argv[0]), *overrides, *place]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # it is in train.log as well
     try:
         code = child.wait()
     except Interrupted as interrupt:
@@ -188,54 +188,16 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     return [*before, *rest, *place, "hydra.mode=RUN"]  # an experiment may be a sweep
 
 
-def register_resolvers() -> None:
-    """Make the resolvers of `conf/hydra/default.yaml` known."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
-    OmegaConf.register_new_resolver("arch_name", arch_name, replace=True)
-
-
-def run_dir(wanted: str) -> str:
-    """`wanted`, or with _2, _3, … behind it where two runs begin in the same second."""
-    path, number = wanted, 2
-    while Path(path).exists():
-        path, number = f"{wanted}_{number}", number + 1
-    return path
-
-
-def arch_name(choice: str, name: str | None) -> str:
-    """What an arch is called in folder names and tables: "timm" alone would say nothing.
-
-    >>> arch_name("timm", "resnet18.a1_in1k"), arch_name("resnet18", "resnet18")
-    ('resnet18.a1_in1k', 'resnet18')
-    """
-    return job_name(name) if choice in ("timm", "torchvision") and name else choice
-
-
-def job_name(overrides: str) -> str:
-    """A sweep job's folder name: its overrides, short, and safe for every file system.
-
-    >>> job_name("arch=resnet18,seed=1")
-    'arch=resnet18,seed=1'
-    >>> job_name("arch.weights=../weights/a.pth,seed=1")
-    'arch.weights=a.pth,seed=1_a5a07bcf'
-    """
-    short = re.sub(r"[^,=]*[/\\\\]", "", overrides)  # of paths, the last part
-    safe = re.sub(r"[^\w.,=+-]+", "_", short)[:150] or "job"
-    if safe == overrides:
-        return safe
-    return f"{safe}_{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
-
-
 class ConsoleHandler(logging.Handler):
     """Log lines through Rich's console, so that they pass a live progress bar unharmed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the message; warnings in yellow, errors in red."""
+        """Print the message, or the table that it stands for; warnings yellow, errors red."""
         from rich import get_console
 
+        if table := getattr(record, "renderable", None):
+            get_console().print(table)
+            return
         style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno)
         get_console().print(
             self.format(record), style=style, markup=False, highlight=False, soft_wrap=True

@@ -7,6 +7,7 @@ workers nor an interruption changes it.
 import hashlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from thaw.dataset import EpochShuffle, InOrder, PhotoDataset
+from thaw.augment import Augment
+from thaw.cache import Rows
+from thaw.dataset import Batches, EpochShuffle, InOrder, PhotoDataset
 from thaw.errors import UserError
 from thaw.photos import broken_photos, is_photo
 from thaw.splits import Folder, Sample, cut
@@ -62,7 +65,9 @@ class PhotoFolder(LightningDataModule):
         self.splits: dict[str, list[Sample]] = {}
         self.cut: dict[str, str] = {}  # how splits came about that are no folders
         self.transforms: Callable[[Any], Tensor] | None = None
-        self.augment: Callable[[Any], Any] | None = None
+        self.augment: Augment | None = None
+        self.features: dict[str, Rows] = {}  # of splits that are read from the cache now
+        self.contents: dict[str, str] = {}  # photo's path → sha256 of its bytes
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -208,29 +213,44 @@ class PhotoFolder(LightningDataModule):
         paths = {split: [s.path for s in samples] for split, samples in self.splits.items()}
         return {"root": str(self.root), "classes": self.classes, "cut": self.cut, **paths}
 
+    def digests(self, split: str) -> list[str]:
+        """sha256 of each photo's bytes; read once."""
+        paths = [sample.path for sample in self.splits[split]]
+
+        def read(path: str) -> str:
+            return hashlib.sha256((self.root / path).read_bytes()).hexdigest()
+
+        with ThreadPoolExecutor() as pool:
+            unread = [path for path in paths if path not in self.contents]
+            self.contents.update(zip(unread, pool.map(read, unread), strict=True))
+        return [self.contents[path] for path in paths]
+
+    def paths_by_digest(self) -> dict[str, Path]:
+        """A file for each content that was read."""
+        return {digest: self.root / path for path, digest in self.contents.items()}
+
     def digest(self) -> str:
         """sha256 over the train and val photos: paths, labels and bytes."""
         sha = hashlib.sha256()
         for split in ("train", "val"):
-            for sample in self.splits[split]:
-                content = hashlib.sha256((self.root / sample.path).read_bytes()).hexdigest()
+            for sample, content in zip(self.splits[split], self.digests(split), strict=True):
                 sha.update(f"{split} {sample.path} {sample.label} {content}\n".encode())
         return sha.hexdigest()
 
     # --- loaders ------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches `{image: [B, 3, H, W], label: [B]}`, augmented and shuffled."""
+    def train_dataloader(self) -> Batches:
+        """Batches `{image: [B, 3, H, W], label: [B], index: [B]}`, augmented and shuffled."""
         shuffle = EpochShuffle(len(self.splits["train"]), self.seed, *self._ranks())
         # BatchNorm can't train on a single photo; the shuffle leaves out another one each epoch.
         drop = len(shuffle) > self.batch_size and len(shuffle) % self.batch_size == 1
         return self._loader("train", sampler=shuffle, drop_last=drop)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Batches:
         """Batches as the train loader's, in order, never augmented."""
         return self._loader("val", sampler=InOrder(len(self.splits["val"]), *self._ranks()))
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Batches:
         """Batches as the val loader's."""
         return self._loader("test", sampler=InOrder(len(self.splits["test"]), *self._ranks()))
 
@@ -238,11 +258,11 @@ class PhotoFolder(LightningDataModule):
         """This process's rank among how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, split: str, **kwargs: Any) -> DataLoader:
+    def _loader(self, split: str, **kwargs: Any) -> Batches:
         assert self.transforms is not None, "a backbone's transforms come first"
         augment = self.augment if split == "train" else None
         dataset = PhotoDataset(self.root, self.splits[split], self.transforms, augment, self.seed)
-        return DataLoader(
+        loader = DataLoader(
             dataset,
             batch_size=self.batch_size,
             num_workers=self.workers,
@@ -250,6 +270,7 @@ class PhotoFolder(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **kwargs,
         )
+        return Batches(split, loader, self.features)
 
 
 def _whole(value: object, low: int) -> bool:

@@ -1,14 +1,15 @@
 """Photos in an order and with an augmentation that are functions of (seed, epoch, index)."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from thaw.augment import Augment, Views, augmented, mix
+from thaw.cache import Rows
 from thaw.photos import load_photo
 from thaw.splits import Sample
 
@@ -21,7 +22,7 @@ class PhotoDataset(Dataset):
         root: Path,
         samples: list[Sample],
         transforms: Callable[[Any], Tensor],
-        augment: Callable[[Any], Any] | None = None,
+        augment: Augment | None = None,
         seed: int = 0,
     ) -> None:
         self.root, self.samples, self.seed = root, samples, seed
@@ -35,9 +36,7 @@ class PhotoDataset(Dataset):
         sample = self.samples[index]
         image = load_photo(self.root / sample.path)
         if self.augment is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(mix(self.seed, epoch, index))
-                image = self.augment(image)
+            image = augmented(self.augment, image, self.seed, epoch, index)
         return {"image": self.transforms(image), "label": sample.label, "index": index}
 
 
@@ -77,7 +76,48 @@ class InOrder(Sampler[tuple[int, int]]):
         return iter([(0, index) for index in self.indices])
 
 
-def mix(*numbers: int) -> int:
-    """One seed from several numbers, so that neighbours get unrelated streams."""
-    text = " ".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+class Batches:
+    """A split's batches from its photos, or from their features as soon as there are some.
+
+    `{image: [B, 3, H, W], label: [B], index: [B]}`, with `features: [B, …]` in place of `image`. To
+    Lightning it is a loader; nothing is started anew when features come or go.
+
+    Args:
+        features: what there is now, by split; of train, all photos in each view.
+    """
+
+    def __init__(self, split: str, loader: DataLoader, features: Mapping[str, Rows]) -> None:
+        self.split, self.loader, self.features = split, loader, features
+        assert isinstance(loader.dataset, PhotoDataset)
+        self.dataset = loader.dataset
+        self.views = Views(loader.dataset.augment)
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The loader's, whose sampler's epoch Lightning sets."""
+        return self.loader.batch_sampler
+
+    @property
+    def sampler(self) -> Any:
+        """The order of the photos."""
+        return self.loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows = self.features.get(self.split)
+        if rows is None:
+            yield from self.loader
+            return
+        photos, seed = self.dataset.samples, self.dataset.seed
+        for batch in self.batch_sampler:
+            places = [
+                index + len(photos) * self.views.chosen(seed, epoch, index)
+                for epoch, index in batch
+            ]
+            yield {
+                "features": rows.take(places),
+                "label": torch.tensor([photos[index].label for _, index in batch]),
+                "index": torch.tensor([index for _, index in batch]),
+            }

@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
-from thaw import cli, pretrained
+from thaw import cli
 from thaw.backbone import Backbone
 from thaw.errors import UserError
 from thaw.schedule import Schedule, stage_rates
 from thaw.terminal import phase_line
+from thaw.weights import without_loading
 
 MOST_NAMES = 8  # of parameters that are listed unless more are asked for
 
@@ -45,7 +46,7 @@ def build(conf: Path, overrides: Sequence[str]) -> tuple[Backbone, Schedule, dic
         valid = ", ".join(key for key in map(str, cause.parent_node) if key[0] != "_")
         raise UserError(f"There is no setting {cause.full_key}; valid are {valid}.") from error
     make = (lambda: instantiate(cfg.arch), lambda: instantiate(cfg.finetune))
-    with pretrained.without_loading():
+    with without_loading():
         backbone, schedule = cli.build_all(*make)
     return backbone, schedule, cfg.hydra.runtime.choices
 

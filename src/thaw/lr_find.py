@@ -4,10 +4,11 @@ The learning rate range test of Smith (2017, arXiv 1506.01186). The suggestion i
 loss falls most steeply over the logarithm of the learning rate, before its lowest point.
 """
 
+import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw.backbone import Backbone
 from thaw.data import PhotoFolder
+from thaw.files import write_json
+from thaw.frozen import FrozenWork
 from thaw.module import Classifier
-from thaw.run import write_json
 from thaw.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,12 @@ class Curve:
 
 
 def use_found_lr(
-    module: Classifier, data: PhotoFolder, schedule: Schedule, folder: Path, writes: bool = True
+    module: Classifier,
+    data: PhotoFolder,
+    schedule: Schedule,
+    work: FrozenWork,
+    folder: Path,
+    writes: bool = True,
 ) -> None:
     """Search, or read what a run found before, and put it into the schedule's first phase.
 
@@ -47,7 +53,7 @@ def use_found_lr(
     if file.is_file():
         curve = Curve(**json.loads(file.read_text(encoding="utf-8")))
     else:
-        curve = search(module, data, schedule)
+        curve = search(module, data, schedule, work)
         if writes:
             draw(curve, phase.lr, folder / "figures" / "lr_find.png")
             write_json(file, asdict(curve))
@@ -63,10 +69,12 @@ def use_found_lr(
     schedule.phases[0] = replace(phase, lr=curve.suggestion)
 
 
-def search(module: Classifier, data: PhotoFolder, schedule: Schedule) -> Curve:
+def search(module: Classifier, data: PhotoFolder, schedule: Schedule, work: FrozenWork) -> Curve:
     """Train the first phase for a few steps at rising rates; weights are as before afterwards."""
     backbone, phase = module.backbone, schedule.phases[0]
-    schedule.apply(phase, backbone)
+    backbone.to(work.extractor.device)
+    schedule.apply(phase, backbone.train())
+    work.prepare(module, phase)
     before = {name: tensor.clone() for name, tensor in backbone.net.state_dict().items()}
     optimizer = module.configure_optimizers()
     shares = {
@@ -75,11 +83,11 @@ def search(module: Classifier, data: PhotoFolder, schedule: Schedule) -> Curve:
     rates, losses, smooth = [], [], 0.0
     with torch.random.fork_rng():
         torch.manual_seed(module.seed)
-        for step, (logits, labels) in enumerate(_forever(backbone, data)):
+        for step, batch in enumerate(_forever(data, work.extractor.device)):
             rate = LOW * (HIGH / LOW) ** (step / (STEPS - 1))
             for group in optimizer.param_groups:
                 group["lr"] = rate * shares[group["stage"]]
-            loss = F.cross_entropy(logits(), labels)
+            loss = F.cross_entropy(module.logits(batch), batch["label"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -106,47 +114,13 @@ def suggest(rates: list[float], losses: list[float]) -> float | None:
     return rates[falls.index(max(falls))] if falls else None
 
 
-def _forever(
-    backbone: Backbone, data: PhotoFolder
-) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
-    """Batches, epoch after epoch, as (makes the logits, labels).
-
-    Where only the head trains and the net ends in it, the frozen part runs once a photo.
-    """
+def _forever(data: PhotoFolder, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """Train batches on the device, epoch after epoch."""
     loader = data.train_dataloader()
-    kept: list[tuple[Tensor, Tensor]] = []
-    for batch in loader:
-        images = batch["image"].contiguous(memory_format=torch.channels_last)
-        features = _head_input(backbone, images) if backbone.trained == {"head"} else None
-        if features is None:
-            yield lambda images=images: backbone(images), batch["label"]
-        else:
-            kept.append((features, batch["label"]))
-            yield lambda features=features: backbone.head(features), batch["label"]
-    epoch = 1
-    while True:
-        if kept:
-            for features, labels in kept:
-                yield lambda features=features: backbone.head(features), labels
-        else:
-            loader.sampler.set_epoch(epoch)  # type: ignore[union-attr]
-            for batch in loader:
-                images = batch["image"].contiguous(memory_format=torch.channels_last)
-                yield lambda images=images: backbone(images), batch["label"]
-        epoch += 1
-
-
-@torch.no_grad()
-def _head_input(backbone: Backbone, images: Tensor) -> Tensor | None:
-    """What the head reads of images; None where the head's output isn't yet the logits."""
-    seen: dict[str, Tensor] = {}
-    hook = backbone.head.register_forward_pre_hook(lambda _, inputs: seen.update(input=inputs[0]))
-    logits = backbone.eval()(images)
-    hook.remove()
-    features = seen["input"].clone()
-    alone = backbone.head(features)
-    backbone.train()
-    return features if alone.shape == logits.shape and torch.equal(alone, logits) else None
+    for epoch in itertools.count():
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            yield {key: tensor.to(device) for key, tensor in batch.items()}
 
 
 def draw(curve: Curve, was: float, path: Path) -> None:

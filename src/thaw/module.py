@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from thaw.augment import mix
 from thaw.backbone import Backbone
-from thaw.dataset import mix
 from thaw.errors import UserError
 from thaw.finetune import gathered
 
@@ -42,6 +42,7 @@ class Classifier(LightningModule):
         self.backbone, self.classes, self.seed = backbone, classes, seed
         self.compile_net = compile_net
         self.net: Callable[[Tensor], Tensor] = backbone.forward  # not a second child module
+        self.tail: Callable[[Tensor], Tensor] | None = None  # what follows cached features
         self.make_optimizer = optimizer
         self.train_acc = MulticlassAccuracy(len(classes), average="micro")
         self.val_metrics = MetricCollection(
@@ -51,7 +52,7 @@ class Classifier(LightningModule):
             },
             prefix="val/",
         )
-        self.tested: list[dict[str, Tensor]] = []
+        self.tested: dict[int, list[dict[str, Tensor]]] = {}  # by loader
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` → logits `[B, classes]`."""
@@ -64,8 +65,22 @@ class Classifier(LightningModule):
         """
         if self.compile_net:
             torch.compiler.reset()
-            backend = "inductor" if self.compile_net is True else self.compile_net
-            self.net = torch.compile(self.backbone.forward, backend=backend)
+            self.net = self._compiled(self.backbone.forward)
+
+    def use_tail(self, tail: Callable[[Tensor], Tensor] | None) -> None:
+        """Run this on batches of features: the part of the net behind where they were taken."""
+        self.tail = self._compiled(tail) if tail and self.compile_net else tail
+
+    def _compiled(self, part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        backend = self.compile_net if isinstance(self.compile_net, str) else "inductor"
+        return torch.compile(part, backend=backend)
+
+    def logits(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits `[B, classes]` of a batch's features, or of its images `[B, 3, H, W]`."""
+        if "features" in batch:
+            assert self.tail is not None, "features come with the tail that reads them"
+            return self.tail(batch["features"])
+        return self(batch["image"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make dropout a function of (seed, epoch, step), so that a resumed run repeats it."""
@@ -73,7 +88,7 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a batch `{image: [B, 3, H, W], label: [B]}`."""
-        logits = self(batch["image"])
+        logits = self.logits(batch)
         loss = F.cross_entropy(logits, batch["label"])
         self.train_acc(logits, batch["label"])
         size = len(logits)
@@ -83,22 +98,23 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Loss, top-1 and macro F1 of a batch."""
-        logits = self(batch["image"])
+        logits = self.logits(batch)
         self.val_metrics(logits, batch["label"])
         loss = F.cross_entropy(logits, batch["label"])
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
         self.log_dict(self.val_metrics, batch_size=len(logits))  # type: ignore[arg-type]
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep logits `[B, classes]`, labels and indices; the numbers are made from them after."""
-        logits = self(batch["image"]).float()
-        self.tested.append({"logits": logits, "label": batch["label"], "index": batch["index"]})
+        kept = {"logits": self.logits(batch).float(), "label": batch["label"]}
+        self.tested.setdefault(dataloader_idx, []).append(kept | {"index": batch["index"]})
 
-    def test_results(self) -> dict[str, Tensor]:
-        """Logits `[N, classes]` and labels `[N]` of the test photos, in their order."""
-        parts = gathered([{key: t.cpu() for key, t in batch.items()} for batch in self.tested])
-        self.tested = [batch for part in parts for batch in part]
-        joined = {key: torch.cat([b[key] for b in self.tested]).cpu() for key in self.tested[0]}
+    def results(self, loader: int) -> dict[str, Tensor]:
+        """Logits `[N, classes]` and labels `[N]` of what a loader was tested on, in its order."""
+        batches = self.tested.get(loader, [])
+        parts = gathered([{key: t.cpu() for key, t in batch.items()} for batch in batches])
+        every = [batch for part in parts for batch in part]
+        joined = {key: torch.cat([batch[key] for batch in every]) for key in every[0]}
         order = joined.pop("index").argsort()
         return {key: tensor[order] for key, tensor in joined.items()}
 

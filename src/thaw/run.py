@@ -1,48 +1,23 @@
 """The run folder: every file whole or absent at any moment, and enough to tell what ran."""
 
-import csv
-import io
 import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 
+from thaw.checkpoints import why_unusable
 from thaw.errors import UserError
-from thaw.finetune import MONITOR, StagedUnfreezing
+from thaw.files import write_csv, write_json
 
 log = logging.getLogger(__name__)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """As `write`, for plain values."""
-    write(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """As `write`, for rows of the same columns."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write(path, text.getvalue())
 
 
 def plain(cfg: Any) -> dict[str, Any]:
@@ -59,6 +34,7 @@ class RunFolder:
         self.path = path
         self.writes = writes  # of several processes that train together, one does
         self.checkpoints = path / "checkpoints"
+        self.began = False  # by this process
 
     def __str__(self) -> str:
         """The path as a user in this directory would type it."""
@@ -70,7 +46,7 @@ class RunFolder:
         for path in (self.checkpoints / "last.ckpt", self.checkpoints / "previous.ckpt"):
             if not path.is_file():
                 continue
-            reason = _why_unusable(path, module)
+            reason = why_unusable(path, module)
             if reason is None:
                 log.info("going on from %s", path)
                 return path
@@ -92,9 +68,18 @@ class RunFolder:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that the run began with."""
-        return plain(OmegaConf.load(self.path / ".hydra" / "config.yaml"))
+    def settings(self) -> dict[str, Any] | None:
+        """The settings that the run began with; None before it began.
+
+        Not those in `.hydra`: Hydra has written the present ones there.
+        """
+        path = self.path / "environment.json"
+        return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The contents of `metrics.json`."""
+        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
 
     def begin(self, split: dict[str, Any], environment: dict[str, Any]) -> None:
         """Mark the run as running, and write what it runs on.
@@ -117,12 +102,14 @@ class RunFolder:
             write_json(path, split)
             write_json(self.path / "environment.json", environment)
             self._set("running")
+            self.began = True
 
-    def end(self, state: str, reason: BaseException) -> None:
-        """Mark a run that broke off; a folder in which none began is removed."""
-        if not self.writes:
-            return
-        if self.status:
+    def end(self, state: str, reason: BaseException, keep: bool = False) -> None:
+        """Mark a run that broke off; a folder in which none began is removed unless `keep`."""
+        before = self.status.get("state", "failed")
+        if not self.writes or (before != "failed" and not self.began):
+            return  # what an earlier process left stays as it is where this one was refused
+        if self.status or keep:
             self._set(state, reason=str(reason) or type(reason).__name__)
             return
         for name in (".hydra", "train.log"):  # all that Hydra has put there by now
@@ -149,80 +136,6 @@ class RunFolder:
         write_json(self.path / "status.json", values)
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and load without running pickled code."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write beside, sync to disk, rename."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.name == "last.ckpt" and path.exists():
-            os.replace(path, path.with_name("previous.ckpt"))  # should the new one be damaged
-        os.replace(partial, path)
-
-
-def _why_unusable(path: Path, module: LightningModule) -> str | None:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes torch raise
-        return f"is damaged ({type(error).__name__})"
-    needed = {"StagedUnfreezing", "History"}
-    if not isinstance(checkpoint, dict) or not needed <= set(checkpoint.get("callbacks", ())):
-        return "is no checkpoint of Thaw's"
-    shapes = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
-    if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
-        return "is of another net"
-    return None
-
-
-class History(Callback):
-    """A row an epoch, in the checkpoint and in `history.csv`."""
-
-    def __init__(self, path: Path, staged: StagedUnfreezing) -> None:
-        self.path, self.staged = path, staged
-        self.rows: list[dict[str, Any]] = []
-        self.seconds_before = 0.0  # spent by processes that this one goes on from
-        self.began = 0.0
-        self.phase = ""
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """The row of the epoch that `best.ckpt` holds: the first with the lowest val loss."""
-        return min(self.rows, key=lambda row: row[MONITOR])
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rows."""
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the rows of a checkpoint; later epochs of an interrupted run are forgotten."""
-        self.rows = list(state_dict["rows"])
-        self.seconds_before = sum(row["seconds"] for row in self.rows)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self.began, self.phase = time.perf_counter(), self.staged.phase.name
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the epoch's row."""
-        metrics = trainer.callback_metrics
-        keys = ("train/loss", "train/acc", "val/loss", "val/acc", "val/f1")
-        rates = {g["stage"]: g["lr"] for g in trainer.optimizers[0].param_groups}
-        row = {"epoch": trainer.current_epoch + 1, "phase": self.phase}
-        row |= {key: float(metrics[key]) for key in keys}
-        row |= {"lr/head": rates["head"], "seconds": round(time.perf_counter() - self.began, 3)}
-        self.rows.append(row)
-        if trainer.is_global_zero:
-            write_csv(self.path, self.rows)
-
-
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Keys of nested settings whose values differ, as `key: before -> now`.
 
@@ -241,7 +154,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UserError where a run would be resumed with other settings."""
-    asides = {"resume", "resume_with_changes", "debug"}
+    asides = {"resume", "resume_with_changes", "debug", "cache"}  # they change no result
     changed = differences(
         {key: value for key, value in before.items() if key not in asides},
         {key: value for key, value in now.items() if key not in asides},

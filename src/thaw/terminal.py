@@ -13,20 +13,20 @@ from rich.table import Table
 from thaw.backbone import Backbone
 from thaw.data import PhotoFolder
 from thaw.finetune import StagedUnfreezing
-from thaw.run import History, RunFolder
+from thaw.history import History
+from thaw.run import RunFolder
 from thaw.schedule import Phase, Schedule, stage_rates
 
 log = logging.getLogger(__name__)
 
 
 def show(what: RenderableType) -> None:
-    """Print a table; `train.log` gets it as plain text."""
-    console = get_console()
-    console.print(what)
+    """Log a table: the terminal shows it in its colours, `train.log` gets it as plain text."""
     plain = Console(file=io.StringIO(), width=120)
     plain.print(what)
     assert isinstance(plain.file, io.StringIO)
-    log.debug("\n%s", plain.file.getvalue().rstrip())
+    text = "\n" + plain.file.getvalue().rstrip()
+    log.info("%s", text, extra={"renderable": what})
 
 
 def stage_table(backbone: Backbone, schedule: Schedule) -> Table:
@@ -169,15 +169,19 @@ def show_start(backbone: Backbone, data: PhotoFolder, schedule: Schedule) -> Non
     show(stage_table(backbone, schedule))
 
 
-def show_result(metrics: dict[str, Any], run: RunFolder) -> None:
+def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None:
     """The last block: what came out, and what to type next."""
     interval = f"95% interval {metrics['test/acc_low']:.1%} to {metrics['test/acc_high']:.1%}"
     photos = f"{metrics['test/images']} photos"
+    off = f"{metrics['test/ece']:.1%} off on average"
     rows = {
         "test accuracy": f"{metrics['test/acc']:.1%}  ({interval}, {photos})",
+        "mistakes": struggles,
+        "confidence": f"{off}, after calibration on val (temperature {metrics['temperature']:.2f})",
         "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, lowest loss)",
         "time": f"{metrics['seconds/fit']:.1f} s training, {metrics['seconds/test']:.1f} s test,"
         f" {metrics['model/latency_ms']:.1f} ms a photo",
+        "figures": f"{run}/figures",
         "size on disk": f"{metrics['model/bytes'] / 1e6:.1f} MB  ({run}/model)",
         "next": f"python scripts/predict.py {run} PHOTO",
         "": "tensorboard --logdir outputs",

@@ -4,15 +4,15 @@ import logging
 import warnings
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
+from thaw.checkpoints import AtomicCheckpoints
 from thaw.errors import UserError
-from thaw.finetune import MONITOR
-from thaw.run import AtomicCheckpoints, RunFolder
+from thaw.run import RunFolder
 
 # Lightning's advice for cases that Thaw has decided.
 ADVICE = (
@@ -26,10 +26,11 @@ ADVICE = (
 def make_trainer(
     settings: dict[str, Any], run: RunFolder, epochs: int, callbacks: list[Callback]
 ) -> Trainer:
-    """Make the trainer of a run: best and last checkpoint on val, TensorBoard, nothing printed.
+    """Make the trainer of a run: its callbacks, TensorBoard, nothing printed.
 
     Args:
-        settings: accelerator, devices, strategy, precision, as Lightning knows them.
+        settings: accelerator, devices, strategy, precision, as Lightning knows them; precision may
+            also be `auto`.
 
     Raises:
         UserError: this machine can't do what the settings ask for.
@@ -38,16 +39,13 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in ADVICE:
         warnings.filterwarnings("ignore", message)
-    # After the schedule has decided whether the phase is over. `save_last=True` of the first would
-    # write last.ckpt only in epochs that are the best so far.
-    common: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(run.checkpoints, "best", MONITOR, **common)
-    last = ModelCheckpoint(run.checkpoints, "last", **common)
+    if settings["precision"] == "auto":
+        settings = settings | {"precision": best_precision(settings["accelerator"])}
     try:
         trainer = Trainer(
             **settings,
             max_epochs=epochs,
-            callbacks=[*callbacks, best, last],
+            callbacks=callbacks,
             plugins=[AtomicCheckpoints()],
             logger=TensorBoardLogger(run.path, "tensorboard", "", default_hp_metric=False),
             num_sanity_val_steps=0,  # the first epoch's val is early enough
@@ -68,3 +66,18 @@ def make_trainer(
             " wrapped or cut up."
         )
     return trainer
+
+
+def best_precision(accelerator: str) -> str:
+    """`bf16-mixed` where the device computes it natively, else `32-true`.
+
+    Weights, and what is saved, are float32 either way.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("auto", "mps") and torch.backends.mps.is_available():
+        native = False
+    else:
+        found = getattr(torch.cpu, "get_capabilities", dict)()  # the older torch doesn't tell
+        native = any(on is True for name, on in found.items() if "bf16" in name)
+    return "bf16-mixed" if native else "32-true"

@@ -1,0 +1,63 @@
+"""What varies in training: a function of (seed, epoch, index), and which views it can make."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision import transforms as v1
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+Augment = Callable[[Any], Any]
+FLIPS = {
+    v1.RandomHorizontalFlip: F.horizontal_flip,
+    v2.RandomHorizontalFlip: F.horizontal_flip,
+    v1.RandomVerticalFlip: F.vertical_flip,
+    v2.RandomVerticalFlip: F.vertical_flip,
+}
+
+
+def augmented(augment: Augment, image: Any, seed: int, epoch: int, index: int) -> Any:
+    """The image as this epoch sees it: neither workers nor an interruption change it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, epoch, index))
+        return augment(image)
+
+
+class Views:
+    """The views of a photo that an augmentation chooses from, where they are few.
+
+    Args:
+        augment: None and `Identity` have one view; torchvision's random flips have two.
+    """
+
+    def __init__(self, augment: Augment | None) -> None:
+        self.augment = None if isinstance(augment, v2.Identity) else augment
+        self.flip = FLIPS.get(type(self.augment))
+
+    @property
+    def few(self) -> bool:
+        """Whether there are so few that each can be computed once."""
+        return self.augment is None or self.flip is not None
+
+    @property
+    def makers(self) -> list[Augment]:
+        """What makes each view of an image; the first leaves it as it is."""
+        return [v2.Identity(), *([self.flip] if self.flip else [])]
+
+    def chosen(self, seed: int, epoch: int, index: int) -> int:
+        """Which of the views `augmented` makes: seen on a picture of two by two pixels."""
+        if self.augment is None:
+            return 0
+        marked = Image.new("L", (2, 2))
+        marked.putpixel((0, 0), 255)
+        seen = augmented(self.augment, marked, seed, epoch, index)
+        return int(seen.getpixel((0, 0)) == 0)
+
+
+def mix(*numbers: int) -> int:
+    """One seed from several numbers, so that neighbours get unrelated streams."""
+    text = " ".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
