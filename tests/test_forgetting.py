@@ -138,7 +138,7 @@ def test_the_experiment_leaves_two_runs_and_a_figure(train, small):
         assert f"{metrics['drift/imagenet']:.1%} of ImageNet's answers" in line
         assert f"test {metrics['test/acc']:.1%}" in line
         assert ("before the thaw" in line) == (metrics["best/epoch"] == 1)
-    assert done.out.rstrip().endswith("forgetting.png")
+    assert "/forgetting.png" in done.out
 
 
 @pytest.mark.slow
