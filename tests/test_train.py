@@ -227,6 +227,21 @@ def test_seed_0_is_a_seed(train, small):
     assert digests[0] != digests[1]
 
 
+def test_random_weights_come_from_the_seed_alone(train, photos):
+    still = ["arch=small_cnn", "arch.width=4", "finetune=from_scratch", "trainer=cpu"]
+    still += [f"data.root={photos}", "data=folder", "data.batch_size=8"]
+    still += ["finetune.phases.all.epochs=1", "finetune.phases.all.lr=1e-12"]  # as it was built
+
+    def stem(*arguments: str) -> torch.Tensor:
+        weights = load_file(train(*still, *arguments).run / "model" / "weights.safetensors")
+        return next(tensor for tensor in weights.values() if tensor.ndim == 4)
+
+    first = stem("seed=1")
+    torch.rand(7)  # what jobs before it in a sweep would have drawn
+    torch.testing.assert_close(stem("seed=1"), first)
+    assert (stem("seed=2") - first).abs().max() > 0.01
+
+
 HYMENOPTERA = ["data=hymenoptera", "trainer=cpu"]
 
 
