@@ -9,6 +9,11 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+# Tests run side by side: threads that wait for one another would take each other's cores. It goes
+# before torch, which reads it once, and reaches the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import requests
