@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -16,14 +18,40 @@ IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
+class _Quiet:
+    """Without warnings, in threads too: the first to enter silences them, the last undoes it.
+
+    With `warnings.catch_warnings` in each, a thread may restore what another had set.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.caught = warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.caught.__exit__(*error)
+
+
+_quiet = _Quiet()
+
+
 def load_photo(path: Path | str) -> Image.Image:
     """Decode a photo: EXIF rotation applied, then RGB, whatever mode it was stored in.
 
     Raises:
         UserError: it is missing, no photo, or damaged.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged EXIF blocks and the like don't harm the pixels
+    with _quiet:  # damaged EXIF blocks and the like don't harm the pixels
         try:
             with Image.open(path) as image:
                 return _to_rgb(ImageOps.exif_transpose(image))
