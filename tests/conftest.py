@@ -154,10 +154,11 @@ def refusal(call: Callable[..., object], *args: object) -> str:
     return sentence
 
 
-def call_train(folder: Path, *arguments: str) -> SimpleNamespace:
+def call_train(folder: Path, *arguments: str, figures: bool = False) -> SimpleNamespace:
     """Call `train.py ARGUMENTS` in a folder: → code, out, err, run (the newest folder), runs.
 
-    For fixtures of a module, whose tests look at one run; the fixture `train` is for one test.
+    For fixtures of a module, whose tests look at one run; the fixture `train` is for one test. The
+    figures of the evaluation take as long as a small run, so they are drawn only if asked for.
     """
     import train as script
     from thaw import cli
@@ -168,6 +169,8 @@ def call_train(folder: Path, *arguments: str) -> SimpleNamespace:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["train.py", *arguments])
         patch.setattr("thaw.sweep.failures", [])  # a process begins with none
+        if not figures:
+            patch.setattr("thaw.evaluate_figures.draw", lambda *_: [])
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         with pytest.raises(SystemExit) as stop:
             cli.command(script.start)

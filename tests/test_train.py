@@ -31,7 +31,7 @@ def gradual(weights, tmp_path_factory):
     """A run of all three phases, an epoch each."""
     folder = tmp_path_factory.mktemp("gradual")
     small = small_run(make_photos(folder / "photos"), weights("shufflenet_v2_x0_5"))
-    return call_train(folder, *small, "finetune=gradual", *SHORT)
+    return call_train(folder, *small, "finetune=gradual", *SHORT, figures=True)
 
 
 def test_a_run_leaves_a_complete_folder(gradual):

@@ -24,7 +24,7 @@ FLIPS = {
 def augmented(augment: Augment, image: Any, seed: int, epoch: int, index: int) -> Any:
     """The image as this epoch sees it: neither workers nor an interruption change it."""
     with _one_generator, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(seed, epoch, index))
+        torch.default_generator.manual_seed(mix(seed, epoch, index))
         return augment(image)
 
 

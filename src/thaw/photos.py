@@ -117,15 +117,22 @@ def find_photos(places: Iterable[Path]) -> list[Path]:
 def broken_photos(paths: list[Path]) -> dict[Path, str]:
     """Photos that don't decode, with the reason. JPEGs are decoded at 1/8 size, which is fast."""
     with ThreadPoolExecutor() as pool:
-        reasons = dict(zip(paths, pool.map(_why_broken, paths, chunksize=16), strict=True))
+        reasons = dict(zip(paths, pool.map(_why_broken, paths), strict=True))
     return {path: reason for path, reason in reasons.items() if reason}
+
+
+_whole: set[tuple[Path, int, int]] = set()  # name, bytes, time: jobs of a sweep see the same photos
 
 
 def _why_broken(path: Path) -> str | None:
     try:
+        stat = path.stat()
+        if (key := (path, stat.st_size, stat.st_mtime_ns)) in _whole:
+            return None
         with Image.open(path) as image:
             image.draft(None, (image.width // 8, image.height // 8))
             image.load()
     except Exception as error:
         return _reason(error)
+    _whole.add(key)
     return None
