@@ -116,23 +116,26 @@ def find_photos(places: Iterable[Path]) -> list[Path]:
 
 def broken_photos(paths: list[Path]) -> dict[Path, str]:
     """Photos that don't decode, with the reason. JPEGs are decoded at 1/8 size, which is fast."""
+    unseen = [path for path in paths if _version(path) not in _whole]
     with ThreadPoolExecutor() as pool:
-        reasons = dict(zip(paths, pool.map(_why_broken, paths), strict=True))
+        reasons = dict(zip(unseen, pool.map(_why_broken, unseen), strict=True))
+    _whole.update(_version(path) for path, reason in reasons.items() if not reason)
     return {path: reason for path, reason in reasons.items() if reason}
 
 
-_whole: set[tuple[Path, int, int]] = set()  # name, bytes, time: jobs of a sweep see the same photos
+_whole: set[tuple[Path, int, int]] = set()  # that decoded: all jobs of a sweep ask for the same
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    stat = path.stat()
+    return path, stat.st_size, stat.st_mtime_ns
 
 
 def _why_broken(path: Path) -> str | None:
     try:
-        stat = path.stat()
-        if (key := (path, stat.st_size, stat.st_mtime_ns)) in _whole:
-            return None
         with Image.open(path) as image:
             image.draft(None, (image.width // 8, image.height // 8))
             image.load()
     except Exception as error:
         return _reason(error)
-    _whole.add(key)
     return None
