@@ -127,8 +127,8 @@ _whole: set[tuple[Path, int, int]] = set()  # that decoded: all jobs of a sweep 
 
 
 def _version(path: Path) -> tuple[Path, int, int]:
-    stat = path.stat()
-    return path, stat.st_size, stat.st_mtime_ns
+    stat = path.stat() if path.exists() else None  # a link that leads nowhere
+    return path, stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0
 
 
 def _why_broken(path: Path) -> str | None:
