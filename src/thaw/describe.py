@@ -75,18 +75,9 @@ def net_facts(backbone: Backbone) -> dict[str, Any]:
 
 def stage_shapes(backbone: Backbone) -> dict[str, list[int] | None]:
     """Shape of what each stage makes of one black photo; None where it isn't a single tensor."""
-    seen: dict[str, Any] = dict.fromkeys(backbone.stages)
-    modules = dict(backbone.net.named_modules())
-    hooks = [
-        modules[path].register_forward_hook(lambda _, __, out, s=stage: seen.update({s: out}))
-        for stage, paths in backbone.stages.items()
-        for path in paths
-        if path in modules
-    ]
+    photo = torch.zeros(1, 3, backbone.input_size, backbone.input_size)
     with torch.inference_mode():
-        backbone.eval()(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
-    for hook in hooks:
-        hook.remove()
+        _, seen = backbone.eval().stage_outputs(photo)
     return {s: list(out.shape) if isinstance(out, Tensor) else None for s, out in seen.items()}
 
 

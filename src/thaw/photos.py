@@ -16,11 +16,21 @@ IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
+class BrokenPhoto(UserError):
+    """A photo can't be decoded, for this reason."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"Expected a photo in {path}, but it can't be decoded ({reason}); repair or remove it."
+        )
+
+
 def load_photo(path: Path | str) -> Image.Image:
     """Decode a photo: EXIF rotation applied, then RGB, whatever mode it was stored in.
 
     Raises:
-        UserError: it is missing, no photo, or damaged.
+        BrokenPhoto: it is missing, no photo, or damaged.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # damaged EXIF blocks and the like don't harm the pixels
@@ -28,11 +38,7 @@ def load_photo(path: Path | str) -> Image.Image:
             with Image.open(path) as image:
                 return _to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:
-            reason = _reason(error)
-            raise UserError(
-                f"Expected a photo in {path}, but it can't be decoded ({reason}); repair or remove"
-                " it."
-            ) from error
+            raise BrokenPhoto(path, _reason(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
