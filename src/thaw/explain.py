@@ -70,7 +70,7 @@ def _maps(output: Tensor) -> Any:
 def overlay(model: Model, image: Image.Image) -> Image.Image:
     """What the net sees of a photo, and beside it the same with the heat over it."""
     see = model.transforms
-    seen = photo_functional.resize(image, see.resize_size, interpolation=see.interpolation)
+    seen: Any = photo_functional.resize(image, see.resize_size, see.interpolation)  # type: ignore[arg-type]
     seen = photo_functional.center_crop(seen, see.crop_size).resize((SIDE, SIDE))
     warm = F.interpolate(heat(model, [image])[None], size=(SIDE, SIDE), mode="bicubic")
     warm = warm[0, 0].clamp(0, 1).numpy()[..., None]
