@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -19,14 +20,14 @@ DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 class BrokenPhoto(UserError):
     """A photo can't be decoded, for this reason."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
+    def __init__(self, path: Path | str | BinaryIO, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(
             f"Expected a photo in {path}, but it can't be decoded ({reason}); repair or remove it."
         )
 
 
-def load_photo(path: Path | str) -> Image.Image:
+def load_photo(path: Path | str | BinaryIO) -> Image.Image:
     """Decode a photo: EXIF rotation applied, then RGB, whatever mode it was stored in.
 
     Raises:

@@ -53,7 +53,7 @@ def predict(
         )
     if output is not None:
         batch.check(output)
-    model = _load(run)
+    model = load_model(run)
     cutoff = None if coverage is None else _cutoff(model, run, coverage)
     broken: list[BrokenPhoto] = []
     predictions = model.predict(paths, threshold, on_broken=broken.append)
@@ -113,7 +113,7 @@ def _either(labels: list[str]) -> str:
     return " or ".join(labels)
 
 
-def _load(run: Path) -> Any:
+def load_model(run: Path) -> Any:
     """The model of a run, a bundle, or an ONNX file; only the first two need torch."""
     if run.suffix == ".onnx":
         from thaw import onnx_model
