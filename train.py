@@ -85,8 +85,12 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     from thaw.run import plain
     from thaw.trainer import make_trainer
 
+    def seed() -> None:
+        cli.check_seed(cfg.seed)
+        torch.manual_seed(cfg.seed)  # before the net is built: it may begin with random weights
+
     _, cache, schedule, optimizer, augment, backbone, data = cli.build_all(
-        lambda: cli.check_seed(cfg.seed),
+        seed,
         lambda: FeatureCache(**cfg.cache),
         lambda: instantiate(cfg.finetune),
         lambda: check_optimizer(instantiate(cfg.optimizer)),
@@ -97,7 +101,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     schedule.check(backbone)
     data.ready()  # a download begins when all else is right
     data.transforms, data.augment = backbone.transforms, augment
-    torch.manual_seed(cfg.seed)
+    torch.manual_seed(cfg.seed)  # the head begins alike however much chance building the net took
     forgetting = Forgetting(backbone, schedule)
     backbone.reset_head(len(data.classes))
     backbone.to(memory_format=torch.channels_last)  # the order that convolutions are fast in

@@ -9,6 +9,11 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+# Tests run side by side: threads that wait for one another would take each other's cores. It goes
+# before torch, which reads it once, and reaches the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import requests
@@ -149,10 +154,11 @@ def refusal(call: Callable[..., object], *args: object) -> str:
     return sentence
 
 
-def call_train(folder: Path, *arguments: str) -> SimpleNamespace:
+def call_train(folder: Path, *arguments: str, figures: bool = False) -> SimpleNamespace:
     """Call `train.py ARGUMENTS` in a folder: → code, out, err, run (the newest folder), runs.
 
-    For fixtures of a module, whose tests look at one run; the fixture `train` is for one test.
+    For fixtures of a module, whose tests look at one run; the fixture `train` is for one test. The
+    figures of the evaluation take as long as a small run, so they are drawn only if asked for.
     """
     import train as script
     from thaw import cli
@@ -163,6 +169,8 @@ def call_train(folder: Path, *arguments: str) -> SimpleNamespace:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["train.py", *arguments])
         patch.setattr("thaw.sweep.failures", [])  # a process begins with none
+        if not figures:
+            patch.setattr("thaw.evaluate_figures.draw", lambda *_: [])
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         with pytest.raises(SystemExit) as stop:
             cli.command(script.start)

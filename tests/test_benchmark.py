@@ -111,7 +111,7 @@ def test_tables_of_planted_numbers(script):
     sweep = "a cold sweep of 20 learning rates : one cold run"
     assert ratios[sweep] == ["11.0 s", "5.00 s", "2.20"]
     assert ratios["peak memory, 20,000 : 500 images"] == ["640 MB", "500 MB", "1.28"]
-    assert ratios["predict.py, 397 photos (57/s) : one"] == ["7.00 s", "2.50 s", "2.80"]
+    assert ratios["predict.py, 397 photos, 57/s : one"] == ["7.00 s", "2.50 s", "2.80"]
 
 
 def test_digits_before_the_point_stay(script):
@@ -138,6 +138,8 @@ def test_systems_take_turns_and_files_hold_what_was_measured(
     assert "| a cold sweep of 20 learning rates : one cold run | 11.0 s | 5.00 s | 2.20 |" in text
     assert "Medians of 3" in text
     assert "2 threads" in text
+    assert "Whole net: " in text
+    assert "Last block: " not in text
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "benchmark.json", "benchmark.md", "benchmark.png"

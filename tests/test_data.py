@@ -451,6 +451,14 @@ def test_augmentation_differs_from_epoch_to_epoch_and_from_seed_to_seed(split: P
     assert not torch.equal(views[0], views[2])
 
 
+def test_threads_augment_a_batch_as_one_does(split: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = ready(split, v2.RandomResizedCrop(16)).train_dataloader().dataset
+    keys = [(epoch, index) for epoch in range(8) for index in range(len(dataset))]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for key, item in zip(keys, dataset.__getitems__(keys), strict=True):
+        assert torch.equal(item["image"], dataset[key]["image"])
+
+
 def test_augmentation_leaves_the_global_random_state_alone(split: Path):
     torch.manual_seed(5)
     expected = torch.rand(3)

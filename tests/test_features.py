@@ -173,7 +173,7 @@ def test_cached_equals_uncached_on_real_photos(train, shared, tmp_path):
     arguments = ["data=hymenoptera", photos, f"cache.dir={tmp_path / 'cache'}"]
     short = [
         "finetune=last_block",
-        "finetune.phases.head.epochs=2",
+        "finetune.phases.head.epochs=1",
         "finetune.phases.last.epochs=1",
     ]
     arguments += [*short, "trainer.precision=32-true"]

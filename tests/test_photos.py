@@ -2,7 +2,10 @@
 
 import io
 import struct
+import sys
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +259,16 @@ def test_a_folder_without_photos_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"\.jpg") as caught:
         find_photos([tmp_path])
     assert str(tmp_path) in str(caught.value)
+
+
+def test_threads_that_decode_leave_the_warning_filters_as_they_were(tmp_path: Path):
+    path = saved(Image.new("RGB", (8, 8)), tmp_path / "photo.png")
+    before = [*warnings.filters]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # as many races as there can be
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(load_photo, [path] * 400))
+    finally:
+        sys.setswitchinterval(interval)
+    assert [*warnings.filters] == before

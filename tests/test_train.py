@@ -31,7 +31,7 @@ def gradual(weights, tmp_path_factory):
     """A run of all three phases, an epoch each."""
     folder = tmp_path_factory.mktemp("gradual")
     small = small_run(make_photos(folder / "photos"), weights("shufflenet_v2_x0_5"))
-    return call_train(folder, *small, "finetune=gradual", *SHORT)
+    return call_train(folder, *small, "finetune=gradual", *SHORT, figures=True)
 
 
 def test_a_run_leaves_a_complete_folder(gradual):
@@ -225,6 +225,21 @@ def test_seed_0_is_a_seed(train, small):
     again = (train(*short, "seed=0").run / "model" / "weights.safetensors").read_bytes()
     assert digests[0] == again
     assert digests[0] != digests[1]
+
+
+def test_random_weights_come_from_the_seed_alone(train, photos):
+    still = ["arch=small_cnn", "arch.width=4", "finetune=from_scratch", "trainer=cpu"]
+    still += [f"data.root={photos}", "data=folder", "data.batch_size=8"]
+    still += ["finetune.phases.all.epochs=1", "finetune.phases.all.lr=1e-12"]  # as it was built
+
+    def stem(*arguments: str) -> torch.Tensor:
+        weights = load_file(train(*still, *arguments).run / "model" / "weights.safetensors")
+        return next(tensor for tensor in weights.values() if tensor.ndim == 4)
+
+    first = stem("seed=1")
+    torch.rand(7)  # what jobs before it in a sweep would have drawn
+    torch.testing.assert_close(stem("seed=1"), first)
+    assert (stem("seed=2") - first).abs().max() > 0.01
 
 
 HYMENOPTERA = ["data=hymenoptera", "trainer=cpu"]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 Augment = Callable[[Any], Any]
+_one_generator = Lock()  # torchvision draws from the process's, which threads share
 FLIPS = {
     v1.RandomHorizontalFlip: F.horizontal_flip,
     v2.RandomHorizontalFlip: F.horizontal_flip,
@@ -21,8 +23,8 @@ FLIPS = {
 
 def augmented(augment: Augment, image: Any, seed: int, epoch: int, index: int) -> Any:
     """The image as this epoch sees it: neither workers nor an interruption change it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(seed, epoch, index))
+    with _one_generator, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(mix(seed, epoch, index))
         return augment(image)
 
 

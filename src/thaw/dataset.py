@@ -1,6 +1,7 @@
 """Photos in an order and with an augmentation that are functions of (seed, epoch, index)."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,21 @@ class PhotoDataset(Dataset):
         if self.augment is not None:
             image = augmented(self.augment, image, self.seed, epoch, index)
         return {"image": self.transforms(image), "label": sample.label, "index": index}
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        """A batch, as `DataLoader` asks for it."""
+        with decoders() as pool:
+            return list(pool.map(self.__getitem__, keys))
+
+
+def decoders() -> ThreadPoolExecutor:
+    """Threads that load photos, as many as torch computes with, each of them by itself.
+
+    With torch's usual setting each would keep a team of threads of its own, and those spin for a
+    while after each step: they'd take the cores from what computes next.
+    """
+    threads = torch.get_num_threads()
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class EpochShuffle(Sampler[tuple[int, int]]):

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from importlib import metadata
 
@@ -23,12 +22,13 @@ from thaw.bundle import describe_transforms
 from thaw.cache import FeatureCache, Rows, Shelf
 from thaw.cut import Cut
 from thaw.data import PhotoFolder
+from thaw.dataset import decoders
 from thaw.finetune import gathered
 from thaw.photos import load_photo
 
 log = logging.getLogger(__name__)
 FORMAT = 1  # of the decoding and the cutting: another number makes all features anew
-BATCH = 32  # photos; always as many, or the same photo's last bits would depend on its neighbours
+BATCH = 16  # photos; always as many, or the same photo's last bits would depend on its neighbours
 SEGMENT = 64 * 2**20  # bytes that are computed before they are written
 VERSIONS = ("torch", "torchvision", "pillow")
 
@@ -177,7 +177,7 @@ class Extractor:
             digest, _, view = name.partition("-")
             return self.backbone.transforms(makers[int(view or 0)](load_photo(paths[digest])))
 
-        with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
+        with decoders() as pool:
             ahead = []
             for batch in batches:
                 ahead.append([pool.submit(load, name) for name in batch])

@@ -9,10 +9,12 @@ import ctypes
 import platform
 
 # malloc.h; values are ints, bytes
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEEP = 2**31 - 1  # free memory at the heap's top above which it is returned
 PAD = 64 * 2**20  # the heap grows by this much at once
-MMAP = 32 * 2**20  # glibc refuses a higher threshold (HEAP_MAX_SIZE / 2)
+MAPS = (
+    0  # blocks outside of the heap, which are returned one by one; it would be those above 32 MiB
+)
 
 
 def keep_memory() -> bool:
@@ -22,5 +24,5 @@ def keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     return all(
         mallopt(option, value) == 1
-        for option, value in ((M_MMAP_THRESHOLD, MMAP), (M_TRIM_THRESHOLD, KEEP), (M_TOP_PAD, PAD))
+        for option, value in ((M_MMAP_MAX, MAPS), (M_TRIM_THRESHOLD, KEEP), (M_TOP_PAD, PAD))
     )

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from threading import Lock
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -27,14 +28,40 @@ class BrokenPhoto(UserError):
         )
 
 
+class _Quiet:
+    """Without warnings, in threads too: the first to enter silences them, the last undoes it.
+
+    With `warnings.catch_warnings` in each, a thread may restore what another had set.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.caught = warnings.catch_warnings()
+                self.caught.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.caught.__exit__(*error)
+
+
+_quiet = _Quiet()
+
+
 def load_photo(path: Path | str | BinaryIO) -> Image.Image:
     """Decode a photo: EXIF rotation applied, then RGB, whatever mode it was stored in.
 
     Raises:
         BrokenPhoto: it is missing, no photo, or damaged.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # damaged EXIF blocks and the like don't harm the pixels
+    with _quiet:  # damaged EXIF blocks and the like don't harm the pixels
         try:
             with Image.open(path) as image:
                 return _to_rgb(ImageOps.exif_transpose(image))
@@ -95,9 +122,19 @@ def find_photos(places: Iterable[Path]) -> list[Path]:
 
 def broken_photos(paths: list[Path]) -> dict[Path, str]:
     """Photos that don't decode, with the reason. JPEGs are decoded at 1/8 size, which is fast."""
+    unseen = [path for path in paths if _version(path) not in _whole]
     with ThreadPoolExecutor() as pool:
-        reasons = dict(zip(paths, pool.map(_why_broken, paths, chunksize=16), strict=True))
+        reasons = dict(zip(unseen, pool.map(_why_broken, unseen), strict=True))
+    _whole.update(_version(path) for path, reason in reasons.items() if not reason)
     return {path: reason for path, reason in reasons.items() if reason}
+
+
+_whole: set[tuple[Path, int, int]] = set()  # that decoded: all jobs of a sweep ask for the same
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    stat = path.stat()
+    return path, stat.st_size, stat.st_mtime_ns
 
 
 def _why_broken(path: Path) -> str | None:

@@ -106,7 +106,7 @@ def metrics(
 
 
 @torch.inference_mode()
-def latency(backbone: Backbone, repeats: int = 10) -> float:
+def latency(backbone: Backbone, repeats: int = 5) -> float:
     """Median milliseconds of one photo `[1, 3, H, W]` through the net, without decoding."""
     backbone.eval()
     device = next(backbone.parameters()).device
