@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def write(
     if first is None:
         raise broken[0]
     with _whole(output) as partial, _open(partial, output.suffix) as put:
-        while chunk := ([first] if first else []) + list(islice(rows, CHUNK)):
-            first = None
+        rows = chain([first], rows)
+        while chunk := list(islice(rows, CHUNK)):
             labels.update(prediction.label for prediction in chunk)
             put([_row(prediction, cutoff) for prediction in chunk])
     speed = total / (time.monotonic() - start)
