@@ -1,4 +1,4 @@
-"""Say what a net is, and what trains when: python scripts/describe.py ARCH [--finetune NAME]"""
+"""Say what a net is, and what trains when: python scripts/describe.py ARCH|RUN [--finetune NAME]"""
 
 import argparse
 import json
@@ -13,7 +13,12 @@ def main() -> None:
         description="Say what a pretrained net is, and what a schedule trains of it; no weights"
         " are needed."
     )
-    parser.add_argument("arch", help="what follows arch= in train.py: a name in conf/arch")
+    parser.add_argument(
+        "arch", nargs="?", help="what follows arch= in train.py: a name in conf/arch; or a run"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="a table of all archs: head, in_features, size"
+    )
     parser.add_argument("--finetune", metavar="NAME", help="also: what this schedule trains when")
     parser.add_argument(
         "--set",
@@ -33,35 +38,63 @@ def main() -> None:
         "--steps-per-epoch", type=_count, default=20, metavar="N", help="batches in an epoch: 20"
     )
     parser.add_argument("--figure", type=_picture, metavar="PNG", help="draw the learning rates")
+    parser.add_argument(
+        "--filters", type=_picture, metavar="PNG", help="draw the first layer; needs the weights"
+    )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
     arguments = parser.parse_args()
+    if arguments.all != (arguments.arch is None):
+        parser.error("expected ARCH, RUN or --all")
+    run = Path(arguments.arch or "")
+    bundles = (run / "model.json", run / "model" / "model.json")
+    trained = not arguments.all and any(file.is_file() for file in bundles)
     overrides = [f"arch={arguments.arch}", *arguments.set]
     if arguments.finetune is not None:
         overrides.append(f"finetune={arguments.finetune}")
     planned = any(override.lstrip("+~").startswith("finetune") for override in overrides)
-    if arguments.figure and not planned:
+    if trained and (planned or arguments.set or arguments.classes):
+        parser.error("a run has its own settings: describe its arch by name to see others")
+    if arguments.figure and not planned and not trained:
         parser.error("--figure draws a schedule's learning rates, so it needs --finetune NAME")
 
-    from thaw import describe, terminal  # torch is imported from here on, not for --help
+    from thaw import (
+        describe,
+        filters,
+        rates_figure,
+        terminal,
+    )  # torch is imported from here on, not for --help
 
     conf = Path(__file__).resolve().parents[1] / "conf"
-    backbone, schedule, chosen = describe.build(conf, overrides)
+    if arguments.all:
+        return describe.show_all(conf)
+    steps, facts = arguments.steps_per_epoch, {}
+    if trained:
+        backbone, schedule, told = describe.build_run(run)
+        planned = schedule is not None
+        steps = told.pop("steps", steps)
+        chosen = {key: told.pop(key, None) for key in ("arch", "finetune")}
+        facts["trained"] = told
+    else:
+        backbone, schedule, chosen = describe.build(conf, overrides, arguments.filters is not None)
     if arguments.classes is not None:
         backbone.reset_head(arguments.classes)
-    facts = {"arch": chosen["arch"], **describe.net_facts(backbone)}
-    if planned:
+    facts = {"arch": chosen["arch"], **describe.net_facts(backbone), **facts}
+    if arguments.filters:
+        filters.draw(arguments.filters, backbone)
+    if planned and schedule is not None:
         schedule.check(backbone)
-        name, steps = chosen["finetune"], arguments.steps_per_epoch
+        name = chosen["finetune"]
         length = {"epochs": schedule.epochs, "steps": schedule.epochs * steps}
         plan = describe.schedule_facts(schedule, backbone)
         facts["schedule"] = {"name": name, **length, **plan}
         if arguments.figure:
             title = f"{backbone.origin['name']}, finetune={name}"
-            describe.draw(arguments.figure, title, schedule, backbone, steps)
+            rates_figure.draw(arguments.figure, title, schedule, backbone, steps)
     if arguments.json:
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        describe.show(facts, terminal.stage_table(backbone, schedule), arguments.names)
+        rates = terminal.stage_table(backbone, schedule) if schedule else None
+        describe.show(facts, rates, arguments.names)
 
 
 def _count(text: str) -> int:

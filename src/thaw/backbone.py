@@ -81,6 +81,24 @@ class Backbone(nn.Module):
         """Images `[B, 3, H, W]` → logits `[B, classes]`."""
         return self.net(images)
 
+    def stage_outputs(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Logits of images `[B, 3, H, W]`, and what each stage's last module made."""
+        outputs: dict[str, Any] = dict.fromkeys(self.stages)
+        modules = dict(self.net.named_modules())
+        hooks = [
+            modules[path].register_forward_hook(
+                lambda _, __, output, stage=stage: outputs.update({stage: output})
+            )
+            for stage, paths in self.stages.items()
+            for path in paths
+            if path in modules
+        ]
+        try:
+            return self(images), outputs
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def reset_head(self, classes: int) -> None:
         """Put a fresh head for `classes` in place of the old one; the dropout before it stays."""
         old = self.head

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from torchvision.transforms._presets import ImageClassification
 from thaw.backbone import Backbone
 from thaw.errors import UserError
 from thaw.files import write_json
-from thaw.photos import load_photo
-from thaw.prediction import UNSURE, Prediction
+from thaw.photos import BrokenPhoto, load_photo
+from thaw.prediction import Prediction, decide
 from thaw.pretrained import build
 
 FORMAT = 1
@@ -41,21 +42,44 @@ class Model:
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
 
-    @torch.inference_mode()
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
-        return self.backbone(torch.stack([self.transforms(image) for image in images]))
+        return self._logits([self.transforms(image) for image in images])
+
+    @torch.inference_mode()
+    def _logits(self, seen: list[torch.Tensor]) -> torch.Tensor:
+        return self.backbone(torch.stack(seen))
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
         return (self.logits(images) / self.temperature).softmax(dim=1)
+
+    def logits_of(
+        self,
+        paths: Iterable[Path | str],
+        batch_size: int = 32,
+        on_broken: Callable[[BrokenPhoto], None] | None = None,
+    ) -> Iterator[tuple[list[Path | str], torch.Tensor]]:
+        """Photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
+        waiting = iter(paths)
+        while batch := list(islice(waiting, batch_size)):
+            seen: dict[Path | str, torch.Tensor] = {}
+            for path in batch:  # one photo in full size at a time
+                try:
+                    seen[path] = self.transforms(load_photo(path))
+                except BrokenPhoto as error:
+                    if on_broken is None:
+                        raise
+                    on_broken(error)
+            if seen:
+                yield list(seen), self._logits(list(seen.values()))
 
     def predict(
         self,
         paths: Iterable[Path | str],
         threshold: float | None = None,
         batch_size: int = 32,
-        on_broken: Callable[[UserError], None] | None = None,
+        on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, a batch at a time.
 
@@ -64,37 +88,13 @@ class Model:
             on_broken: told of a photo that can't be decoded, which is then left out.
 
         Raises:
-            UserError: a photo can't be decoded, and `on_broken` is None.
+            BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
         threshold = self.threshold if threshold is None else threshold
-        for photos in decoded(paths, batch_size, on_broken):
-            rows = self.probabilities(list(photos.values())).tolist()
+        for photos, logits in self.logits_of(paths, batch_size, on_broken):
+            rows = (logits / self.temperature).softmax(dim=1).tolist()
             for path, row in zip(photos, rows, strict=True):
-                confidence = max(row)
-                sure = threshold is None or confidence >= threshold
-                label = self.classes[row.index(confidence)] if sure else UNSURE
-                by_class = dict(zip(self.classes, row, strict=True))
-                yield Prediction(str(path), label, confidence, by_class)
-
-
-def decoded(
-    paths: Iterable[Path | str],
-    batch_size: int = 32,
-    on_broken: Callable[[UserError], None] | None = None,
-) -> Iterator[dict[Path | str, Image.Image]]:
-    """Photos by path, a batch at a time; see `Model.predict`."""
-    waiting = list(paths)
-    for start in range(0, len(waiting), batch_size):
-        photos: dict[Path | str, Image.Image] = {}
-        for path in waiting[start : start + batch_size]:
-            try:
-                photos[path] = load_photo(path)
-            except UserError as error:
-                if on_broken is None:
-                    raise
-                on_broken(error)
-        if photos:
-            yield photos
+                yield decide(path, self.classes, row, threshold)
 
 
 def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:

@@ -1,28 +1,29 @@
 """What a net is made of, and what a schedule trains of it when; no weights are read for that."""
 
+import json
+import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
-from matplotlib import colormaps
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor
 
-from thaw import cli
+from thaw import bundle, cli
 from thaw.backbone import Backbone
 from thaw.errors import UserError
+from thaw.run import RunFolder
 from thaw.schedule import Schedule, stage_rates
 from thaw.terminal import phase_line
 from thaw.weights import without_loading
@@ -30,8 +31,10 @@ from thaw.weights import without_loading
 MOST_NAMES = 8  # of parameters that are listed unless more are asked for
 
 
-def build(conf: Path, overrides: Sequence[str]) -> tuple[Backbone, Schedule, dict[str, str]]:
-    """The net without its weights, the schedule, and the file that each group of `conf` gave.
+def build(
+    conf: Path, overrides: Sequence[str], weights: bool = False
+) -> tuple[Backbone, Schedule, dict[str, str]]:
+    """The net, the schedule, and the file that each group of `conf` gave; no weights unless asked.
 
     Raises:
         UserError: settings that are unknown, or that don't fit.
@@ -46,9 +49,52 @@ def build(conf: Path, overrides: Sequence[str]) -> tuple[Backbone, Schedule, dic
         valid = ", ".join(key for key in map(str, cause.parent_node) if key[0] != "_")
         raise UserError(f"There is no setting {cause.full_key}; valid are {valid}.") from error
     make = (lambda: instantiate(cfg.arch), lambda: instantiate(cfg.finetune))
-    with without_loading():
+    with nullcontext() if weights else without_loading():
         backbone, schedule = cli.build_all(*make)
     return backbone, schedule, cfg.hydra.runtime.choices
+
+
+def build_run(run: Path) -> tuple[Backbone, Schedule | None, dict[str, Any]]:
+    """The trained net of a run or a bundle; of a run also its schedule, and further facts.
+
+    Raises:
+        UserError: there is no bundle.
+    """
+    model = bundle.load(run)
+    backbone, info = model.backbone, model.info
+    backbone.meta = {k: v for k, v in info["pretrained"].items() if v is not None}
+    backbone.pretrained = "source" in backbone.meta
+    facts = {"classes": model.classes, "temperature": model.temperature}
+    facts |= {"threshold": model.threshold, "accuracy": info.get("metrics", {}).get("test/acc")}
+    settings = RunFolder(run).settings
+    if settings is None:
+        return backbone, None, facts
+    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    facts["steps"] = -(-len(split["train"]) // settings["data"]["batch_size"])
+    choices = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    facts |= {"arch": choices.arch, "finetune": choices.finetune}
+    return backbone, instantiate(settings["finetune"]), facts
+
+
+def show_all(conf: Path) -> None:
+    """Print the head and its in_features of every net that has a file in `conf/arch`."""
+    right: dict[str, Any] = {"justify": "right"}
+    numbers = (Column("in_features", **right), Column("parameters", **right))
+    columns = ("arch", "head", *numbers, Column("ImageNet top-1", **right))
+    table = Table(*columns, header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for file in sorted((conf / "arch").glob("*.yaml")):
+        if OmegaConf.is_missing(OmegaConf.load(file), "name"):
+            continue  # it stands for a library
+        backbone, _, _ = build(conf, [f"arch={file.stem}"])
+        head = re.sub(r"\.(\d+)", r"[\1]", f"model.{backbone.head_path}")
+        total, accuracy = (
+            sum(p.numel() for p in backbone.parameters()),
+            backbone.meta.get("accuracy"),
+        )
+        known = f"{accuracy:.1f}%" if accuracy else "-"
+        table.add_row(file.stem, escape(head), str(backbone.in_features), f"{total:,}", known)
+    console = get_console()
+    (console if console.is_terminal else Console(width=200)).print(table)
 
 
 def net_facts(backbone: Backbone) -> dict[str, Any]:
@@ -75,18 +121,9 @@ def net_facts(backbone: Backbone) -> dict[str, Any]:
 
 def stage_shapes(backbone: Backbone) -> dict[str, list[int] | None]:
     """Shape of what each stage makes of one black photo; None where it isn't a single tensor."""
-    seen: dict[str, Any] = dict.fromkeys(backbone.stages)
-    modules = dict(backbone.net.named_modules())
-    hooks = [
-        modules[path].register_forward_hook(lambda _, __, out, s=stage: seen.update({s: out}))
-        for stage, paths in backbone.stages.items()
-        for path in paths
-        if path in modules
-    ]
+    photo = torch.zeros(1, 3, backbone.input_size, backbone.input_size)
     with torch.inference_mode():
-        backbone.eval()(torch.zeros(1, 3, backbone.input_size, backbone.input_size))
-    for hook in hooks:
-        hook.remove()
+        _, seen = backbone.eval().stage_outputs(photo)
     return {s: list(out.shape) if isinstance(out, Tensor) else None for s, out in seen.items()}
 
 
@@ -103,7 +140,7 @@ def schedule_facts(schedule: Schedule, backbone: Backbone) -> dict[str, Any]:
     return {"at_most": any(phase.until for phase in schedule.phases), "phases": phases}
 
 
-def show(facts: dict[str, Any], rates: Table, names: bool) -> None:
+def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
     """Print the facts for people, with every name of a parameter if `names`."""
     piped = not get_console().is_terminal
     console = Console(width=250) if piped else get_console()  # piped, no cell is cut or broken
@@ -117,9 +154,18 @@ def show(facts: dict[str, Any], rates: Table, names: bool) -> None:
         "ImageNet top-1": f"{top1:.1f}%, as published" if top1 else "unknown",
         "licence": weights.get("licence") or "unknown",
         "head": "{path}, a {kind}: {in_features} to {out_features}".format(**facts["head"]),
-        "photos": f"resize {'×'.join(map(str, seen['resize']))} {seen['interpolation']},"
-        f" crop {seen['crop']}, mean {mean}, std {std}\n",
+        "photos": f"{_in_words(seen['resize'])} ({seen['interpolation']}), centre"
+        f" {seen['crop']}×{seen['crop']}, values from 0 to 1, minus mean {mean}, over std {std}\n",
     }
+    if trained := facts.get("trained"):
+        del lines["ImageNet top-1"]
+        lines["classes"] = ", ".join(trained["classes"])
+        share, threshold = trained["accuracy"], trained["threshold"]
+        lines["test accuracy"] = "unknown" if share is None else f"{share:.1%}"
+        lines["confidence"] = f"temperature {trained['temperature']:.3g}, " + (
+            "never unsure" if threshold is None else f"unsure below {threshold:.1%}"
+        )
+        lines["photos"] = lines.pop("photos")  # the last
     numbers = Column("parameters", justify="right")
     table = Table("stage", numbers, "output", header_style="bold", box=None, padding=(0, 2, 0, 0))
     for stage in facts["stages"]:
@@ -129,7 +175,7 @@ def show(facts: dict[str, Any], rates: Table, names: bool) -> None:
         if weights or name not in ("ImageNet top-1", "licence"):
             line(f"{name:<14}  {text}")
     console.print(table)
-    if "schedule" not in facts:
+    if rates is None or "schedule" not in facts:
         return
     plan = facts["schedule"]
     most = "at most " if plan["at_most"] else ""
@@ -142,59 +188,7 @@ def show(facts: dict[str, Any], rates: Table, names: bool) -> None:
         line(f"  {'' if few else 'stages: '}{', '.join(what)}")
 
 
-def draw(path: Path, title: str, schedule: Schedule, backbone: Backbone, steps: int) -> None:
-    """Draw each stage's learning rate, step by step in epochs of `steps` batches.
-
-    Raises:
-        UserError: no rate is above 0.
-    """
-    stages, count, epochs = list(backbone.stages), len(backbone.stages), schedule.epochs
-    times = [(p, i / steps) for p in schedule.phases for i in range(p.epochs * steps)]
-    rates = np.array([[schedule.lr(p, s, backbone, t) for p, t in times] for s in stages])
-    if not rates.any():
-        raise UserError("Every learning rate of this schedule is 0, so there is none to draw.")
-    parts = np.split(rates, np.cumsum([p.epochs * steps for p in schedule.phases])[:-1], axis=1)
-    heights = np.stack([part.max(axis=1) for part in parts])
-    # Warm-up and annealing touch 0; the axis ends somewhat below what the slowest stage reaches.
-    low = max(rates[rates > 0].min(), heights[heights > 0].min() / 20) / 1.6
-    high = heights.max() * 1.6
-    rates[rates == 0] = np.nan  # a gap where nothing moves; the parts are views
-    edges = np.arange(len(times) + 1) / steps
-    height = 0.8 + 0.22 * count
-    figure = Figure(figsize=(11, 4.5 + height), layout="constrained")
-    figure.suptitle(title)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, height])
-    colours = colormaps["viridis"](np.linspace(0, 0.93, count))
-    above, first = top.get_xaxis_transform(), 0
-    style: dict[str, Any] = {"linewidth": 2.5, "dash_capstyle": "butt", "solid_capstyle": "butt"}
-    for phase, part in zip(schedule.phases, parts, strict=True):
-        last = first + phase.epochs
-        when = edges[first * steps : last * steps + 1]
-        for i, rate in enumerate(part):
-            same = [j for j in range(count) if np.array_equal(rate, part[j], equal_nan=True)]
-            turn, others = same.index(i), len(same) - 1  # equal lines take turns, in dashes
-            style["linestyle"] = (-2 * turn, (2, 2 * others)) if others else "solid"
-            top.step(when, [*rate, rate[-1]], where="post", color=colours[i], **style)
-        for stage in schedule.trained(phase, backbone)[1]:
-            box = Rectangle((first, stages.index(stage)), phase.epochs, 1, fill=False)
-            bottom.add_patch(box).set(hatch="//", edgecolor="white", zorder=1.5)
-        name = phase.name + ("\nuntil converged" if phase.until else "")
-        top.text((first + last) / 2, 1.02, name, transform=above, ha="center")
-        for axis in (top, bottom):
-            axis.axvline(last, color="0.3", linewidth=1, linestyle=":")
-        first = last
-    short = [stage.rsplit(".", 1)[-1] for stage in stages]
-    names = short if max(map(len, stages)) > 20 and len({*short}) == count else stages
-    marks = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours]
-    figure.legend(marks, names, loc="outside right upper", fontsize="small", frameon=False)
-    top.set(yscale="log", ylim=(low, high), ylabel="learning rate")
-    top.grid(axis="y", color="0.9")
-    norm, rows = LogNorm(low, high), np.arange(count + 1)
-    grid = bottom.pcolormesh(edges, rows, rates, norm=norm, cmap="YlOrRd")
-    bottom.hlines(rows, 0, epochs, color="white", linewidth=1.5)
-    bottom.set(ylim=(count, 0), xlim=(0, epochs), xlabel="epoch", facecolor="0.88")
-    bottom.set_yticks(rows[1:] - 0.5, names, fontsize="small")
-    bottom.xaxis.get_major_locator().set_params(integer=True)
-    what = "learning rate (grey: frozen, hatched: norm layers only)"
-    figure.colorbar(grid, ax=bottom, location="bottom", aspect=80, label=what)
-    figure.savefig(path, dpi=120)
+def _in_words(resize: list[int]) -> str:
+    if len(resize) == 1:
+        return f"shorter side to {resize[0]} pixels"
+    return f"squashed to {resize[0]}×{resize[1]} pixels"

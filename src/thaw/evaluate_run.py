@@ -16,6 +16,7 @@ from thaw.answers import Answers
 from thaw.errors import UserError
 from thaw.evaluate import SETS, facts
 from thaw.files import write_json
+from thaw.photos import BrokenPhoto
 from thaw.splits import Folder
 
 log = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     """Let the model label photos; those that can't be decoded are named and left out."""
     root, photos, labels = labelled
     paths = {root / photo: i for i, photo in enumerate(photos)}
-    broken: list[UserError] = []
+    broken: list[BrokenPhoto] = []
     logits, seen = [], []
-    batches = bundle.decoded(paths, on_broken=broken.append)
+    batches = model.logits_of(paths, on_broken=broken.append)
     console = get_console()
-    for batch in track(
+    for batch, answered in track(
         batches,
         what,
         total=-(-len(paths) // 32),
@@ -113,7 +114,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         transient=True,
         disable=not console.is_terminal,
     ):
-        logits.append(model.logits(list(batch.values())))
+        logits.append(answered)
         seen += [paths[Path(path)] for path in batch]
     for error in broken:
         print(f"left out: {error}")
@@ -195,6 +196,11 @@ def show(found: dict[str, Any]) -> None:
         rows["uncalibrated"] = (
             f"ECE {values['ece_uncalibrated']:.1%}, Brier {values['brier_uncalibrated']:.3f}, loss"
             f" {values['loss_uncalibrated']:.3f}, without temperature {found['temperature']:.2f}"
+        )
+    else:
+        rows["uncalibrated"] = (
+            "as it is: val shows no clear error of confidence (likelihood-ratio test, 5%), so"
+            " nothing was changed"
         )
     if found["sets"]:
         held = found["sets"]

@@ -12,6 +12,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from thaw.photos import load_photo
 
+LAYERS = ("Conv", "Gemm", "MatMul")  # that have weights
 MOST = 500  # photos to calibrate on: more hardly move the ranges
 
 
@@ -31,7 +32,9 @@ def quantize(source: Path, target: Path, net: Sequence[str], photos: Sequence[Pa
     """Write `source` with its net in 8 bits (static, QDQ, a scale for each channel's weights).
 
     Weights use 7 of the 8 bits: without VNNI instructions, x86 CPUs would else saturate on sums of
-    two products. The steps around the net stay as they are.
+    two products. The first and the last layer keep their floats (as in DoReFa-Net, Zhou
+    et al. 2016): they are small, and rounding harms most there. The steps around the net stay as
+    they are.
 
     Args:
         net: names of the net's nodes.
@@ -40,6 +43,8 @@ def quantize(source: Path, target: Path, net: Sequence[str], photos: Sequence[Pa
     onnxruntime.set_default_logger_severity(3)  # errors
     model = onnx.load(source)
     facts = {entry.key: entry.value for entry in model.metadata_props}
+    layers = [n.name for n in model.graph.node if n.op_type in LAYERS and n.name in net]
+    ends = (layers[0], layers[-1])
     add_pre_process_metadata(model)  # the exporter has folded BatchNorm into convolutions
     quantize_static(
         model,
@@ -49,7 +54,7 @@ def quantize(source: Path, target: Path, net: Sequence[str], photos: Sequence[Pa
         reduce_range=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_quantize=list(net),
+        nodes_to_quantize=[name for name in net if name not in ends],
     )
     small = onnx.load(target)
     onnx.helper.set_model_props(small, facts)  # without what onnxruntime noted there

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from thaw.errors import UserError
-from thaw.photos import load_photo
-from thaw.prediction import UNSURE, Prediction
+from thaw.photos import BrokenPhoto, load_photo
+from thaw.prediction import Prediction, decide
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -44,7 +44,7 @@ class OnnxModel:
         self,
         paths: Iterable[Path | str],
         threshold: float | None = None,
-        on_broken: Callable[[UserError], None] | None = None,
+        on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, one after another, since their sizes differ.
 
@@ -53,23 +53,19 @@ class OnnxModel:
             on_broken: told of a photo that can't be decoded, which is then left out.
 
         Raises:
-            UserError: a photo can't be decoded, and `on_broken` is None.
+            BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
         threshold = self.threshold if threshold is None else threshold
         for path in paths:
             try:
                 photo = load_photo(path)
-            except UserError as error:
+            except BrokenPhoto as error:
                 if on_broken is None:
                     raise
                 on_broken(error)
                 continue
             row = self.probabilities([photo])[0].tolist()
-            confidence = max(row)
-            sure = threshold is None or confidence >= threshold
-            label = self.classes[row.index(confidence)] if sure else UNSURE
-            by_class = dict(zip(self.classes, row, strict=True))
-            yield Prediction(str(path), label, confidence, by_class)
+            yield decide(path, self.classes, row, threshold)
 
 
 def load(path: Path | str) -> OnnxModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from thaw.photos import load_photo
 
@@ -19,9 +19,9 @@ GAP, LINE, TITLE = 24, 20, 48  # pixels: between two photos, a line of words, th
 
 
 def figure(
-    tiles: Sequence[tuple[Path | str, str, str]], title: str = "", side: int = 280
+    tiles: Sequence[tuple[Image.Image | Path | str, str, str]], title: str = "", side: int = 280
 ) -> "Figure":
-    """Draw photos, each a tuple of path, words, colour of the words; save it with `DPI`.
+    """Draw photos, each a tuple of photo or path, words, colour of the words; save it with `DPI`.
 
     Nothing is scaled twice, and there are no axes: a dozen of them would take a second.
 
@@ -42,7 +42,12 @@ def figure(
     for row in rows:
         texts = ["\n".join(textwrap.fill(s, side // 10) for s in t.split("\n")) for _, t, _ in row]
         y += LINE * max(text.count("\n") + 1 for text in texts) + 6
-        photos = [ImageOps.contain(load_photo(path), (side, side)) for path, _, _ in row]
+        photos = [
+            ImageOps.contain(
+                what if isinstance(what, Image.Image) else load_photo(what), (side, side)
+            )
+            for what, _, _ in row
+        ]
         for i, photo in enumerate(photos):
             left = (width - used) // 2 + i * (side + GAP)
             pasted.append((left + (side - photo.width) // 2, y, np.asarray(photo)))

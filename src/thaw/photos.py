@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -16,6 +16,16 @@ IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 # 16-bit grey: `.convert("RGB")` would clip it to white.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+class BrokenPhoto(UserError):
+    """A photo can't be decoded, for this reason."""
+
+    def __init__(self, path: Path | str | BinaryIO, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"Expected a photo in {path}, but it can't be decoded ({reason}); repair or remove it."
+        )
 
 
 class _Quiet:
@@ -45,22 +55,18 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def load_photo(path: Path | str) -> Image.Image:
+def load_photo(path: Path | str | BinaryIO) -> Image.Image:
     """Decode a photo: EXIF rotation applied, then RGB, whatever mode it was stored in.
 
     Raises:
-        UserError: it is missing, no photo, or damaged.
+        BrokenPhoto: it is missing, no photo, or damaged.
     """
     with _quiet:  # damaged EXIF blocks and the like don't harm the pixels
         try:
             with Image.open(path) as image:
                 return _to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:
-            reason = _reason(error)
-            raise UserError(
-                f"Expected a photo in {path}, but it can't be decoded ({reason}); repair or remove"
-                " it."
-            ) from error
+            raise BrokenPhoto(path, _reason(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from thaw import photo_grid, unsure
+from thaw import batch, photo_grid, unsure
 from thaw.errors import UserError
-from thaw.photos import find_photos
+from thaw.photos import BrokenPhoto, find_photos
 from thaw.prediction import Prediction, as_row
 
 MOST_IN_FIGURE = 64
@@ -23,6 +23,8 @@ def predict(
     csv: str | None = None,
     json: str | None = None,
     figure: Path | None = None,
+    explain: Path | None = None,
+    output: Path | None = None,
 ) -> list[Prediction]:
     """Label photos and print a line for each; the rest goes where it is asked for.
 
@@ -32,23 +34,37 @@ def predict(
         coverage: give each photo a set of labels that holds the right one with this probability.
         csv: a file for one row a photo (path, label, confidence, a column a class), or `-` for the
             screen instead of the lines; `json` likewise.
-        figure: an image of the photos with their labels.
+        figure: an image of the photos with their labels; `explain`, of where the labels come from.
+        output: a .csv or .parquet file in place of all that, for any number of photos.
+
+    Returns:
+        What was found; nothing with `output`, which holds it.
 
     Raises:
         UserError: no bundle, no photos, or more coverage than val can promise; or, after the
             others were labelled, photos that can't be decoded.
     """
     paths = find_photos(photos)
-    if figure is not None and len(paths) > MOST_IN_FIGURE:
-        raise UserError(f"--figure shows at most {MOST_IN_FIGURE} photos, got {len(paths)}.")
-    model = _load(run)
+    if (figure or explain) and len(paths) > MOST_IN_FIGURE:
+        raise UserError(f"A figure shows at most {MOST_IN_FIGURE} photos, got {len(paths)}.")
+    if explain is not None and run.suffix == ".onnx":
+        raise UserError(
+            "--explain needs the gradients of a run or a bundle; an ONNX file has none."
+        )
+    if output is not None:
+        batch.check(output)
+    model = load_model(run)
     cutoff = None if coverage is None else _cutoff(model, run, coverage)
+    broken: list[BrokenPhoto] = []
+    predictions = model.predict(paths, threshold, on_broken=broken.append)
+    if output is not None:
+        batch.write(predictions, output, len(paths), broken, cutoff)
+        return []
     quiet = "-" in (csv, json)
     width = min(max(len(str(path)) for path in paths), 60)
     found: list[Prediction] = []
     sets: list[list[str]] = []
-    broken: list[UserError] = []
-    for prediction in model.predict(paths, threshold, on_broken=broken.append):
+    for prediction in predictions:
         found.append(prediction)
         if cutoff is not None:
             sets.append(unsure.label_set(prediction.probabilities, cutoff))
@@ -63,6 +79,10 @@ def predict(
         _write(json, _json(found, sets))
     if figure is not None:
         draw(figure, found, sets)
+    if explain is not None:
+        from thaw import explain as grad_cam
+
+        grad_cam.draw(explain, model, found)
     if broken:  # what could be labelled is
         raise UserError("\n".join(map(str, broken)))
     return found
@@ -93,15 +113,20 @@ def _either(labels: list[str]) -> str:
     return " or ".join(labels)
 
 
-def _load(run: Path) -> Any:
+def load_model(run: Path) -> Any:
     """The model of a run, a bundle, or an ONNX file; only the first two need torch."""
     if run.suffix == ".onnx":
         from thaw import onnx_model
 
         return onnx_model.load(run)
-    from thaw import bundle
+    import torch
 
-    return bundle.load(run)
+    from thaw import bundle, memory
+
+    memory.keep_memory()
+    model = bundle.load(run)
+    model.backbone.to(memory_format=torch.channels_last)
+    return model
 
 
 def _csv(found: list[Prediction], sets: list[list[str]]) -> str:

@@ -1,6 +1,8 @@
 """What a model says of a photo, whatever runs it: no torch here."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 UNSURE = "unsure"
@@ -14,6 +16,20 @@ class Prediction:
     label: str
     confidence: float
     probabilities: dict[str, float]
+
+
+def decide(
+    path: Path | str,
+    classes: Sequence[str],
+    probabilities: Sequence[float],
+    threshold: float | None,
+) -> Prediction:
+    """The most probable class, or "unsure" if its probability is below the threshold."""
+    confidence = max(probabilities)
+    sure = threshold is None or confidence >= threshold
+    label = classes[probabilities.index(confidence)] if sure else UNSURE
+    by_class = dict(zip(classes, probabilities, strict=True))
+    return Prediction(str(path), label, confidence, by_class)
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:

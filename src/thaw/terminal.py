@@ -174,10 +174,13 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
     interval = f"95% interval {metrics['test/acc_low']:.1%} to {metrics['test/acc_high']:.1%}"
     photos = f"{metrics['test/images']} photos"
     off = f"{metrics['test/ece']:.1%} off on average"
+    told = "left as it was: val shows no clear error"
+    if metrics["temperature"] != 1:
+        told = f"after calibration on val (temperature {metrics['temperature']:.2f})"
     rows = {
         "test accuracy": f"{metrics['test/acc']:.1%}  ({interval}, {photos})",
         "mistakes": struggles,
-        "confidence": f"{off}, after calibration on val (temperature {metrics['temperature']:.2f})",
+        "confidence": f"{off}, {told}",
         "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, lowest loss)",
         "time": f"{metrics['seconds/fit']:.1f} s training, {metrics['seconds/test']:.1f} s test,"
         f" {metrics['model/latency_ms']:.1f} ms a photo",
