@@ -3,6 +3,7 @@
 Hydra imports this file when a sweep begins, so Optuna and matplotlib are not imported with it.
 """
 
+import logging
 import math
 import os
 import textwrap
@@ -99,7 +100,7 @@ class Trial:
 def _load(config: DictConfig) -> "OptunaStudy":
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(logging.WARNING)
     sweeper = config.hydra.sweeper
     return optuna.create_study(
         study_name=sweeper.study_name,
@@ -112,7 +113,7 @@ def _load(config: DictConfig) -> "OptunaStudy":
 def _done(study: "OptunaStudy") -> list["FrozenTrial"]:
     from optuna.trial import TrialState
 
-    return study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def _take_up_again(study: "OptunaStudy") -> None:
@@ -120,7 +121,7 @@ def _take_up_again(study: "OptunaStudy") -> None:
     from optuna.trial import TrialState
 
     with warnings.catch_warnings(action="ignore"):  # "experimental", in the Optuna of that time
-        for trial in study.get_trials(states=[TrialState.RUNNING]):
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
 
