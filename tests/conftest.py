@@ -1,6 +1,8 @@
 """Small photos, small weights, and `train.py` as a user calls it, but in this process."""
 
+import hashlib
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -209,6 +211,28 @@ def small_run(photos: Path, weights: Path) -> list[str]:
         "data.batch_size=8",
         "trainer=cpu",
     ]
+
+
+@pytest.fixture(scope="session")
+def short(few: Path, weights: Callable[[str], Path]) -> list[str]:
+    """As `small`, but on fewer photos, for an epoch, and without a word on the trainer."""
+    *arguments, _ = small_run(few, weights("shufflenet_v2_x0_5"))
+    return [*arguments, "finetune.phases.head.epochs=1"]
+
+
+def jobs(sweep: Path) -> dict[str, Path]:
+    """A sweep's run folders by their names."""
+    return {path.parent.name: path.parent for path in sorted(sweep.glob("*/status.json"))}
+
+
+def state(run: Path) -> str:
+    """How a run ended."""
+    return json.loads((run / "status.json").read_text())["state"]
+
+
+def weights_of(run: Path) -> str:
+    """Digest of the weights that a run ended with."""
+    return hashlib.sha256((run / "model" / "weights.safetensors").read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="session")

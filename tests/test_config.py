@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import REPO, WithoutMemory
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -39,6 +40,7 @@ NEEDED = {
     ("arch", "torchvision"): "arch.name=regnet_y_400mf",
     ("arch", "timm"): "arch.name=test_vit",
     ("data", "folder"): "data.root=photos",
+    ("experiment", "capstone"): "data.root=photos",
 }
 
 
@@ -103,6 +105,24 @@ def test_every_file_composes_and_every_value_resolves(group: str, name: str):
     chosen = choose(group, name)
     values = OmegaConf.to_container(chosen, resolve=True, throw_on_missing=True)
     assert {"seed", "arch", "data", "augment", "optimizer", "finetune", "trainer"} <= set(values)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_begins_with_its_command_and_all_its_jobs_compose(name: str):
+    needed = [NEEDED[key] for key in [("experiment", name)] if key in NEEDED]
+    words = [f"experiment={name}", *needed]
+    first, command, expected, *_ = (CONF / "experiment" / f"{name}.yaml").read_text().split("\n")
+    assert first == "# @package _global_"
+    assert command.startswith(f"# python train.py experiment={name}")
+    assert expected.startswith("# ")
+    space = composed(*words, hydra=True).hydra.sweeper.params or {}
+    sweeps = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in space.items()])
+    for override in sweeps:
+        if override.is_choice_sweep():
+            for value in override.sweep_string_iterator():
+                composed(*words, f"{override.key_or_group}={value}")
+        else:
+            composed(*words, f"{override.key_or_group}={override.value().start}")
 
 
 @pytest.mark.parametrize("name", options("arch"))

@@ -83,7 +83,7 @@ def why_unusable(path: Path, module: LightningModule) -> str | None:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes torch raise
         return f"is damaged ({type(error).__name__})"
-    needed = {"StagedUnfreezing", History}
+    needed = {"StagedUnfreezing", "History"}
     if not isinstance(checkpoint, dict) or not needed <= set(checkpoint.get("callbacks", ())):
         return "is no checkpoint of Thaw's"
     shapes = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}

@@ -149,7 +149,10 @@ def user_sentence(error: Exception) -> str | None:
         return f"Expected KEY=VALUE, got {error.override!r}: {_one_line(error.message)}."
     if isinstance(error, CompactHydraException | OmegaConfBaseException):
         more = f" {cause}" if cause and str(cause) not in str(error) else ""
-        return _one_line(str(error) + more)
+        sentence = _one_line(str(error) + more)
+        if re.search(r"find 'hydra/(launcher|sweeper)/(joblib|submitit|optuna)", sentence):
+            sentence += '; it comes with pip install -e ".[sweep]"'
+        return sentence
     return None
 
 

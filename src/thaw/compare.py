@@ -58,7 +58,7 @@ class Leaderboard:
             return [*said, "There is one configuration, and nothing to compare it with."]
         level = [other.name for other in others if _rank(other)[:2] == _rank(winner)[:2]]
         if level:
-            said.append(f"On val it is level with {_listed(level)}.")
+            said.append(f"On val it is level with {listed(level)}.")
         by_acc = max(self.configurations, key=lambda c: c.mean("val/acc"))
         if by_acc.mean("val/acc") > winner.mean("val/acc"):
             said.append(
@@ -96,18 +96,23 @@ def _together(winner: str, pairs: Sequence[Pair]) -> list[str]:
     rest = [pair.b for pair in pairs if not pair.told_apart]
     said = []
     if beaten:
-        said.append(f"{winner} beats {_listed(beaten)} {photos}.")
+        said.append(f"{winner} beats {listed(beaten)} {photos}.")
     if beating:
         verb = "beats" if len(beating) == 1 else "beat"
-        said.append(f"{_listed(beating)} {verb} {winner} {photos}.")
+        said.append(f"{listed(beating)} {verb} {winner} {photos}.")
     if rest:
         said.append(
-            f"{winner} can't be told apart from {_listed(rest)} on {pairs[0].photos} photos."
+            f"{winner} can't be told apart from {listed(rest)} on {pairs[0].photos} photos."
         )
     return said
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

@@ -30,10 +30,10 @@ LONGEST_NAME = 44
 def draw(board: "Leaderboard", folder: Path) -> None:
     """Write `accuracy_cost.png`, `learning_curves.png` and, where there are pairs, `pairs.png`."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save(_accuracy_cost(board), folder / "accuracy_cost.png")
-    _save(_learning_curves(board), folder / "learning_curves.png")
+    save(_accuracy_cost(board), folder / "accuracy_cost.png")
+    save(_learning_curves(board), folder / "learning_curves.png")
     if board.pairs:
-        _save(_pair_grid(board), folder / "pairs.png")
+        save(_pair_grid(board), folder / "pairs.png")
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -42,13 +42,14 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: Path) -> None:
+    """Write a PNG that is whole or absent."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     figure.savefig(partial, dpi=120, format="png")
     os.replace(partial, path)
 
 
-def _title(figure: "Figure", text: str, aside: str) -> None:
+def title(figure: "Figure", text: str, aside: str) -> None:
     """What the figure says, and how to read it."""
     width = round(9.5 * figure.get_figwidth())
     figure.suptitle(textwrap.fill(text, width), x=0.01, ha="left", fontsize=12)
@@ -89,7 +90,7 @@ def _accuracy_cost(board: "Leaderboard") -> "Figure":
     legend.get_texts()[0].set_color(RED)
     latency, size = (winner.mean(key) * unit for key, unit, _ in COSTS)
     chosen = f"{winner.name}, chosen on val" if number > 1 else winner.name
-    _title(
+    title(
         figure,
         f"{chosen}: {winner.mean('test/acc'):.1%} of test photos at {latency:.1f} ms and"
         f" {size:.1f} MB",
@@ -127,7 +128,7 @@ def _learning_curves(board: "Leaderboard") -> "Figure":
     lowest = f"{winner.mean('val/loss'):.3f}"
     mean = f" in the mean of {len(winner.runs)} seeds" if len(winner.runs) > 1 else ""
     at = "" if mean else f" in epoch {best.metrics['best/epoch']}"
-    _title(
+    title(
         figure,
         f"No val loss is lower than that of {winner.name}: {lowest}{mean}{at}"
         if number > 1
@@ -214,7 +215,7 @@ def _pair_grid(board: "Leaderboard") -> "Figure":
         f" {board.pairs[0].photos} test photos"
     )
     below = " Below: photos that only the row got right : only the column."
-    _title(
+    title(
         figure,
         what,
         "How many points the row is more accurate than the column (blue) or less (red)."

@@ -15,10 +15,14 @@ def register_resolvers(arguments: Sequence[str] = ()) -> None:
     """Make the resolvers of `conf/hydra/default.yaml` known, for this command line."""
     from omegaconf import OmegaConf
 
+    from thaw.slurm import job_id
+
     name = functools.partial(job_name, varying=varying(arguments))
     OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", name, replace=True)
     OmegaConf.register_new_resolver("arch_name", arch_name, replace=True)
+    # Cached: what a launcher starts elsewhere has another id, and belongs to the same sweep.
+    OmegaConf.register_new_resolver("slurm_job", job_id, use_cache=True, replace=True)
 
 
 def varying(arguments: Sequence[str]) -> list[str]:
@@ -27,8 +31,6 @@ def varying(arguments: Sequence[str]) -> list[str]:
     >>> varying(["-m", "arch=resnet18,vgg11", "seed=1", "optimizer.lr=range(1,3)"])
     ['arch', 'optimizer.lr']
     """
-    if not {"-m", "--multirun"} & set(arguments):
-        return []
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -38,7 +38,7 @@ def draw_cost(
     start, stop = scale(low) - margin, scale(high) + margin
     wide = max(1.0, APART * (len(costs) + 1))  # many equal ones need more room than there is
     shares = [(scale(cost) - start) / (stop - start) for cost in costs]
-    places = [back(start + share * (stop - start)) for share in _spread(shares, APART * wide)]
+    places = [back(start + share * (stop - start)) for share in spread(shares, APART * wide)]
     axes.set_xlim(back(start), back(stop))
     front = _front(costs, accuracies)
     step = [places[i] for i in front], [accuracies[i] for i in front]
@@ -72,10 +72,10 @@ def _front(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:
     return front
 
 
-def _spread(places: Sequence[float], gap: float) -> list[float]:
+def spread(places: Sequence[float], gap: float) -> list[float]:
     """Places at least `gap` apart in the same order, moved as little as that takes.
 
-    >>> [round(place, 2) for place in _spread([0.5, 0.5, 0.9], 0.1)]
+    >>> [round(place, 2) for place in spread([0.5, 0.5, 0.9], 0.1)]
     [0.45, 0.55, 0.9]
     """
     order = sorted(range(len(places)), key=lambda i: places[i])

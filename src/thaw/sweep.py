@@ -6,6 +6,7 @@ Hydra imports this file when it starts, so torch and matplotlib are not imported
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from thaw.cli import ConsoleHandler, Interrupted, user_sentence
+from thaw.cli import ConsoleHandler, user_sentence
 from thaw.errors import UserError
 
 if TYPE_CHECKING:
     from thaw.run import RunFolder
 
 log = logging.getLogger(__name__)
-failures: list[str] = []  # what went wrong in the sweep that ended, for the exit code
+failures: list[Path] = []  # runs of the sweep that ended, for the exit code
+REFUSED = ".refused"  # in a finished run's folder, why this call of the sweep didn't accept it
 
 
 def job(run: "RunFolder", train: Callable[[], float]) -> float:
@@ -38,9 +40,6 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     began = time.perf_counter()
     try:
         loss = train()
-    except Interrupted as interrupt:
-        run.end("interrupted", interrupt, keep=True)
-        raise
     except Exception as error:
         sentence = user_sentence(error)
         if sentence is None:
@@ -48,15 +47,13 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
             sentence = f"{type(error).__name__}: {error} (see {run}/train.log)"
         log.debug(sentence)
         run.end("failed", error, keep=True)
-        failures.append(str(run))
-        get_console().print(
-            f"{run.path.name}  failed  {sentence}",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        if run.status.get("state") == "done":
+            (run.path / REFUSED).write_text(sentence, encoding="utf-8")
+        show_failed(run.path, sentence)
         return math.inf
+    except BaseException as interrupt:  # Interrupted, or how a launcher stops its processes
+        run.end("interrupted", interrupt, keep=True)
+        raise
     if run.writes:
         metrics = run.metrics
         state = "done before" if done_before else f"{time.perf_counter() - began:6.1f} s"
@@ -70,6 +67,15 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     return loss
 
 
+def show_failed(run: Path, reason: str) -> None:
+    """The line of a job that failed."""
+    from rich import get_console
+
+    get_console().print(
+        f"{run.name}  failed  {reason}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+
+
 class Verdict(Callback):
     """Counts the jobs when a sweep ends, and compares those that are done (`thaw.compare`)."""
 
@@ -79,34 +85,48 @@ class Verdict(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember what an earlier call of the same sweep has done."""
         failures.clear()
-        self.before = set(_states(config).get("done", []))
+        if config.hydra.launcher.get("_target_", "").endswith("LocalLauncher"):
+            # It starts all jobs at once and tells them nothing; joblib and Slurm limit theirs.
+            os.environ["OMP_NUM_THREADS"] = str(config.hydra.launcher.cpus_per_task or 1)
+        for mark in Path(config.hydra.sweep.dir).glob(f"**/{REFUSED}"):
+            mark.unlink()
+        self.before = {run for run, status in _jobs(config).items() if status["state"] == "done"}
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write `leaderboard.csv` and the figures into the sweep's folder, print the verdict."""
-        from thaw import compare
+        launcher = config.hydra.launcher.get("_target_", "")
+        if "joblib" in launcher:
+            from joblib.externals import loky
 
-        folder, states = Path(config.hydra.sweep.dir), _states(config)
-        done, total = states.pop("done", []), sum(len(runs) for runs in states.values())
-        total += len(done)
-        before = len(self.before & set(done))
+            # Its processes would wait for more jobs, with all their memory, and hold up the exit.
+            loky.get_reusable_executor().shutdown(kill_workers=True)
+        jobs = _jobs(config)
+        done = {run for run, status in jobs.items() if status["state"] == "done"}
+        refused = {run for run in done if (run / REFUSED).exists()}
+        failures.extend(run for run in jobs if run not in done or run in refused)
+        if "submitit" in launcher:  # what its jobs print goes to files in `.submitit`
+            for run in failures:
+                mark = run / REFUSED
+                told = mark.read_text(encoding="utf-8") if run in refused else ""
+                show_failed(run, told or jobs[run].get("reason", f"see {run}/train.log"))
+        before = len(self.before & done)
         print(
-            f"\n{len(done)} of {total} jobs done" * (before < len(done) or before < total)
-            + f"\n{before} of {total} done before" * (before > 0),
+            f"\n{len(done)} of {len(jobs)} jobs done" * (before < len(jobs))
+            + f"\n{before} of {len(jobs)} done before" * (before > 0),
             flush=True,
         )
-        failures.extend(str(run) for runs in states.values() for run in runs)
         if not done:
             return
+        from thaw import compare
+
+        folder = Path(config.hydra.sweep.dir)
         try:
             compare.report([folder], folder)
         except UserError as error:
             log.warning("There is no verdict: %s", error)
 
 
-def _states(config: DictConfig) -> dict[str, list[Path]]:
-    """Run folders of a sweep by their state."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(Path(config.hydra.sweep.dir).glob("**/status.json")):
-        state = json.loads(path.read_text(encoding="utf-8"))["state"]
-        found.setdefault(state, []).append(path.parent)
-    return found
+def _jobs(config: DictConfig) -> dict[Path, dict[str, Any]]:
+    """Run folders of a sweep, and what their `status.json` holds."""
+    paths = sorted(Path(config.hydra.sweep.dir).glob("**/status.json"))
+    return {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in paths}

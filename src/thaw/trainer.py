@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -19,6 +20,7 @@ ADVICE = (
     r".*does not have many workers.*",  # on few cores they don't help
     r".*number of training batches.*smaller than the logging interval.*",  # all logs are per epoch
     r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6 on torch 2.14: its own business
+    r".*The `srun` command is available.*",  # a login node, or a job of one process
     r".*Checkpoint directory .* exists and is not empty.*",  # the run is being resumed
 )
 
@@ -42,11 +44,13 @@ def make_trainer(
     if settings["precision"] == "auto":
         settings = settings | {"precision": best_precision(settings["accelerator"])}
     try:
+        # Lightning would requeue on signals, too; `trainer=slurm` does it (thaw.slurm).
+        slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
         trainer = Trainer(
             **settings,
             max_epochs=epochs,
             callbacks=callbacks,
-            plugins=[AtomicCheckpoints()],
+            plugins=[AtomicCheckpoints(), *slurm],
             logger=TensorBoardLogger(run.path, "tensorboard", "", default_hp_metric=False),
             num_sanity_val_steps=0,  # the first epoch's val is early enough
             use_distributed_sampler=False,  # the data module's samplers know the ranks
