@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -174,8 +175,16 @@ def call_train(folder: Path, *arguments: str, figures: bool = False) -> SimpleNa
         if not figures:
             patch.setattr("thaw.evaluate_figures.draw", lambda *_: [])
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
-        with pytest.raises(SystemExit) as stop:
-            cli.command(script.start)
+        try:
+            with pytest.raises(SystemExit) as stop:
+                cli.command(script.start)
+        finally:
+            root = logging.getLogger()
+            for handler in root.handlers[:]:  # a process takes its own with it
+                name = Path(getattr(handler, "baseFilename", "")).name
+                if isinstance(handler, cli.ConsoleHandler) or name == "train.log":
+                    root.removeHandler(handler)
+                    handler.close()
     after = sorted(folder.glob("outputs/**/status.json"), key=lambda p: p.stat().st_mtime)
     fresh = [path.parent for path in after if path not in before]
     return SimpleNamespace(

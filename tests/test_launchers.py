@@ -1,7 +1,6 @@
 """Sweeps whose jobs run in other processes: side by side here, or on a cluster."""
 
 import json
-import logging
 import os
 import signal
 import time
@@ -30,10 +29,6 @@ def test_what_fails_elsewhere_counts_here(short, tmp_path, elsewhere, launcher):
     name, *options = launcher
     asked = ["-m", *short, "trainer=cpu", "hydra.sweep.dir=sweep"]
     assert call_train(tmp_path, *asked, "seed=0,1").code == 0  # here
-
-    for handler in logging.getLogger().handlers[:]:  # of the last job's train.log
-        logging.getLogger().removeHandler(handler)
-        handler.close()
 
     place = [f"hydra/launcher={name}", *options, "data.batch_size=4"]
     done = call_train(tmp_path, *asked, "seed=0,2,-1", *place)

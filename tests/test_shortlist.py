@@ -3,7 +3,6 @@
 import builtins
 import csv
 import io
-import logging
 import shutil
 import sys
 from collections import Counter
@@ -40,9 +39,6 @@ def shortlist(
     """Call `scripts/shortlist.py ARGUMENTS` in `tmp_path`: → code, out, err, rows, folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-    for handler in list(logging.getLogger().handlers):
-        if isinstance(handler, cli.ConsoleHandler):  # left by a test of train.py
-            logging.getLogger().removeHandler(handler)
 
     def call(*arguments: str) -> SimpleNamespace:
         from scripts import shortlist as script

@@ -51,7 +51,11 @@ def make_trainer(
             max_epochs=epochs,
             callbacks=callbacks,
             plugins=[AtomicCheckpoints(), *slurm],
-            logger=TensorBoardLogger(run.path, "tensorboard", "", default_hp_metric=False),
+            # Curves appear as they grow; and an interruption in the middle of a note to the thread
+            # that writes them would wait until that thread looks by itself: every 2 minutes.
+            logger=TensorBoardLogger(
+                run.path, "tensorboard", "", default_hp_metric=False, flush_secs=5
+            ),
             num_sanity_val_steps=0,  # the first epoch's val is early enough
             use_distributed_sampler=False,  # the data module's samplers know the ranks
             enable_progress_bar=False,
