@@ -1,6 +1,7 @@
 """Small photos, small weights, and `train.py` as a user calls it, but in this process."""
 
 import hashlib
+import importlib
 import io
 import json
 import logging
@@ -201,6 +202,27 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Simp
     """Call `train.py ARGUMENTS` in `tmp_path`: → code, out, err, run (the newest folder), runs."""
     monkeypatch.chdir(tmp_path)
     return partial(call_train, tmp_path)
+
+
+@pytest.fixture
+def call_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., SimpleNamespace]:
+    """Call `scripts/NAME.py ARGUMENTS`: → code, out, err."""
+    from thaw import cli
+
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(name: str, *arguments: object) -> SimpleNamespace:
+        script = importlib.import_module(f"scripts.{name}")
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.command(script.main)
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
+
+    return call
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """`scripts/benchmark.py`: what it makes of planted numbers, and a short one through the door."""
 
-import importlib.util
+import importlib
 import json
 import math
 import subprocess
 import sys
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 from conftest import REPO, make_photos
-
-from thaw import cli
 
 SCRIPT = REPO / "scripts" / "benchmark.py"
 SECONDS = {"lesson": 100.0, "lightning": 50.0, "thaw": 5.0, "warm": 2.0, "limit": 4.0}
@@ -18,12 +16,8 @@ SECONDS |= {"sweep": 11.0, "bare": 2.0, "photo": 2.5, "folder": 7.0, "few": 6.0,
 
 
 @pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "benchmark_script", module)  # for its dataclass
-    spec.loader.exec_module(module)
-    return module
+def script():
+    return importlib.import_module("scripts.benchmark")
 
 
 @pytest.fixture
@@ -34,19 +28,10 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def benchmark(script, monkeypatch, capsys, tmp_path):
+def benchmark(call_script, monkeypatch, tmp_path):
     """Call `scripts/benchmark.py ARGUMENTS` in `tmp_path`: → code, out, err."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.command(script.main)
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
-
-    return call
+    return partial(call_script, "benchmark")
 
 
 def planted(row, system, repeat):

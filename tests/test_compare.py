@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from thaw import cli, compare, compare_table
+from thaw import compare, compare_table
 from thaw.errors import UserError
 from thaw.intervals import wilson
 
@@ -504,20 +504,15 @@ def test_points_of_equal_cost_stand_side_by_side(tmp_path):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(call_script, tmp_path, monkeypatch):
     """Call `scripts/compare.py ARGUMENTS` in `tmp_path`: → exit code, what it printed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def run(*arguments: str, columns: int = 80) -> tuple[Any, str, str]:
-        from scripts import compare as script
-
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setattr("rich._console", None)  # its width is read when it is made
-        monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.command(script.main)
-        return stop.value.code, *capsys.readouterr()
+        done = call_script("compare", *arguments)
+        return done.code, done.out, done.err
 
     return run
 

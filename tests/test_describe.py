@@ -2,7 +2,6 @@
 
 import json
 import socket
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from thaw import cli, pretrained
+from thaw import pretrained
 from thaw.backbone import Backbone
 from thaw.describe import stage_shapes
 from thaw.errors import UserError
@@ -46,7 +45,9 @@ LARGE = {"convnext_tiny", "resnet50", "vit_b_16"}
 
 @pytest.fixture
 def describe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_script: Callable[..., SimpleNamespace],
 ) -> Callable[..., SimpleNamespace]:
     """Call `scripts/describe.py ARGUMENTS` with no network and no weights: → code, out, err."""
 
@@ -54,22 +55,13 @@ def describe(
         raise AssertionError("describing needs no weights and no network")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr("thaw.weights.read_state_dict", refuse)
     monkeypatch.setattr("thaw.fetch.download", refuse)
 
     def call(*arguments: str) -> SimpleNamespace:
-        from scripts import describe as script
-
-        monkeypatch.setattr(sys, "argv", ["describe.py", *arguments])
-        with (
-            pytest.raises(SystemExit) as stop,
-            WithoutMemory() if LARGE & {*arguments} else nullcontext(),
-        ):
-            cli.command(script.main)
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
+        with WithoutMemory() if LARGE & {*arguments} else nullcontext():
+            return call_script("describe", *arguments)
 
     return call
 

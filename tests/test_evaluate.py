@@ -1,16 +1,14 @@
 """From logits to numbers, words and figures; and `scripts/evaluate.py`, as a user calls it."""
 
-import importlib.util
 import json
 import math
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPO, refusal
+from conftest import refusal
 from PIL import Image
 from torchmetrics.functional.classification import (
     multiclass_f1_score,
@@ -19,7 +17,7 @@ from torchmetrics.functional.classification import (
 )
 
 import thaw
-from thaw import calibrate, cli, evaluate, evaluate_figures, evaluate_run
+from thaw import calibrate, evaluate, evaluate_figures, evaluate_run
 from thaw.answers import Answers
 from thaw.confusion import per_class, struggles
 from thaw.errors import UserError
@@ -279,21 +277,9 @@ def test_a_diverged_run_reports_nothing(tmp_path):
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(call_script):
     """Call `scripts/evaluate.py ARGUMENTS`: → code, out, err."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", REPO / "scripts/evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.command(module.main)
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
-
-    return call
+    return partial(call_script, "evaluate")
 
 
 @pytest.fixture

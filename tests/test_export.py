@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -382,21 +383,9 @@ def test_photos_that_cant_be_decoded_check_nothing(run, reached, tmp_path, capsy
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(call_script):
     """Call `scripts/export.py ARGUMENTS`: → code, out, err."""
-    spec = importlib.util.spec_from_file_location("export_script", REPO / "scripts/export.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["export.py", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.command(script.main)
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
-
-    return call
+    return partial(call_script, "export")
 
 
 @slow

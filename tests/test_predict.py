@@ -4,14 +4,12 @@ import csv
 import importlib.util
 import json
 import shutil
-import sys
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
-from conftest import REPO
 from PIL import Image
 
-from thaw import batch, bundle, cli
+from thaw import batch, bundle
 from thaw.errors import UserError
 
 
@@ -27,21 +25,9 @@ def photos(finished, tmp_path):
 
 
 @pytest.fixture
-def predict(monkeypatch, capsys):
+def predict(call_script):
     """Call `scripts/predict.py ARGUMENTS`: → code, out, err."""
-    spec = importlib.util.spec_from_file_location("predict_script", REPO / "scripts/predict.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.command(script.main)
-        printed = capsys.readouterr()
-        return SimpleNamespace(code=stop.value.code, out=printed.out, err=printed.err)
-
-    return call
+    return partial(call_script, "predict")
 
 
 def test_predictions_are_those_of_the_test(predict, run, photos, tmp_path):

@@ -4,7 +4,6 @@ import builtins
 import csv
 import io
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw import cli, dataset, features, pretrained, probe
+from thaw import dataset, features, pretrained, probe
 from thaw.cache import FeatureCache
 from thaw.data import PhotoFolder
 from thaw.features import Extractor
@@ -34,27 +33,21 @@ TINY = ["archs.small_cnn.input_size=32", "archs.small_cnn.width=8"]
 
 @pytest.fixture
 def shortlist(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call_script: Callable[..., SimpleNamespace],
 ) -> Callable[..., SimpleNamespace]:
     """Call `scripts/shortlist.py ARGUMENTS` in `tmp_path`: → code, out, err, rows, folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def call(*arguments: str) -> SimpleNamespace:
-        from scripts import shortlist as script
-
         before = set(tmp_path.glob("outputs/shortlist/*"))
-        monkeypatch.setattr(sys, "argv", ["shortlist.py", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.command(script.main)
-        printed = capsys.readouterr()
+        done = call_script("shortlist", *arguments)
         new = set(tmp_path.glob("outputs/shortlist/*")) - before
         folder = new.pop() if new else None
         text = (folder / "shortlist.csv").read_text() if folder else ""
         return SimpleNamespace(
-            code=stop.value.code,
-            out=printed.out,
-            err=printed.err,
+            **vars(done),
             rows=list(csv.DictReader(io.StringIO(text))),
             folder=folder,
         )
