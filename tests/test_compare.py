@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -359,6 +360,11 @@ def test_unfinished_runs_are_listed(tmp_path):
     assert "predictions.csv" in found["damaged"][1]
     assert found["lacking"][1] == "ValueError: metrics.json lacks val/acc, test/acc"
     assert f"{tmp_path / 'bad'} doesn't count (failed): CUDA out" in compare_table.markdown(board)
+    again = board.unfinished[[run.path.name for run in board.unfinished].index("bad")]
+    board.unfinished.append(replace(again, path=tmp_path / "other"))
+    told = compare_table.markdown(board)
+    assert f"{tmp_path / 'bad'} and 1 more don't count (failed): CUDA out" in told
+    assert told.count("CUDA out") == 1
 
 
 def test_nothing_to_compare(tmp_path):

@@ -105,8 +105,12 @@ def show(board: "Leaderboard", out: Path) -> None:
 
 
 def _asides(board: "Leaderboard") -> list[str]:
+    alike: dict[tuple[str, str], list[Path]] = {}  # a net that can't load fails with every seed
+    for run in board.unfinished:
+        alike.setdefault((run.state, run.reason), []).append(run.path)
     return board.notes + [
-        f"{run.path} doesn't count ({run.state}): {run.reason}" for run in board.unfinished
+        f"{first} {f'and {len(more)} more don' if more else 'doesn'}'t count ({state}): {reason}"
+        for (state, reason), (first, *more) in alike.items()
     ]
 
 
