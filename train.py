@@ -104,18 +104,19 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     torch.manual_seed(cfg.seed)  # the head begins alike however much chance building the net took
     forgetting = Forgetting(backbone, schedule)
     backbone.reset_head(len(data.classes))
-    backbone.to(memory_format=torch.channels_last)  # the order that convolutions are fast in
-    memory.keep_memory()
+    if cfg.trainer.channels_last:
+        backbone.arrange(torch.channels_last)
+    if cfg.trainer.keep_memory:
+        memory.keep_memory()
 
     staged = StagedUnfreezing(schedule)
     history = History(run.path / "history.csv", staged)
-    machine = dict(cfg.trainer)
-    module = Classifier(backbone, data.classes, optimizer, cfg.seed, machine.pop("compile"))
-    extractor = Extractor(cache, backbone, data)
+    module = Classifier(backbone, data.classes, optimizer, cfg.seed, cfg.trainer.compile)
+    extractor = Extractor(cache, backbone, data, cfg.trainer.fuse)
     work = FrozenWork(extractor, schedule, staged)
     saved = Checkpoints(run.checkpoints, staged, history)
     callbacks = [staged, work, history, terminal.Terminal(staged, history), saved]
-    trainer = make_trainer(machine, run, schedule.epochs, callbacks)
+    trainer = make_trainer(cfg.trainer, run, schedule.epochs, callbacks)
     device = trainer.strategy.root_device
     facts = report.environment(cfg.seed, device) | {"settings": plain(cfg)}
     run.begin(data.describe_splits(), facts)

@@ -7,6 +7,7 @@ is one bare pass over the photos at the best settings and the head's arithmetic 
 
 import argparse
 import csv
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -435,8 +436,9 @@ def limit(row: str, job: dict[str, Any]) -> Result:
     from torch import nn
     from torch.nn.functional import cross_entropy, dropout
 
-    from thaw.dataset import decoders
+    from thaw.dataset import decoders, normalised, pixels
     from thaw.features import BATCH
+    from thaw.fuse import fused
     from thaw.memory import keep_memory
     from thaw.trainer import best_precision
 
@@ -445,15 +447,18 @@ def limit(row: str, job: dict[str, Any]) -> Result:
     net.reset_classifier(0)
     net.eval().to(memory_format=torch.channels_last)
     bf16, rows = best_precision("cpu") == "bf16-mixed", []
+    run, see = net if bf16 else fused(net), folders[0].transform
     with (
         decoders() as pool,
         torch.inference_mode(),
         torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
         for folder in folders:
+            folder.transform = functools.partial(pixels, see)
             for batch in torch.arange(len(folder)).split(BATCH):
                 images = torch.stack([x for x, _ in pool.map(folder.__getitem__, batch.tolist())])
-                rows.append(net(images.contiguous(memory_format=torch.channels_last)).float())
+                images = images.contiguous(memory_format=torch.channels_last)
+                rows.append(run(normalised(see, images)).float())
     features, labels = torch.cat(rows), torch.tensor([t for f in folders for t in f.targets])
     head, photos = nn.Linear(1280, len(folders[0].classes)), len(folders[0])
     optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)

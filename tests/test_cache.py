@@ -155,6 +155,7 @@ def _add_if_missing(path, start, log):
     log.put(len(missing))
 
 
+@pytest.mark.slow
 def test_of_jobs_side_by_side_one_computes(tmp_path):
     context = multiprocessing.get_context("spawn")
     start, log = context.Event(), context.Queue()

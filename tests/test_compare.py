@@ -547,6 +547,7 @@ def test_a_sweep_gets_its_leaderboard(call, sweep):
     assert out.splitlines()[0].split()[-1] == "ms"
 
 
+@pytest.mark.slow
 def test_runs_are_compared_elsewhere(call, sweep, tmp_path):
     code, _, _ = call("sweep/resnet180", "sweep/squeezenet1_00")
     assert code == 0
@@ -557,6 +558,7 @@ def test_runs_are_compared_elsewhere(call, sweep, tmp_path):
     assert len(_rows(tmp_path / "there" / "leaderboard.csv")) == 1
 
 
+@pytest.mark.slow
 def test_markdown(call, sweep, tmp_path):
     code, out, _ = call("sweep", "--markdown", "-")
     assert code == 0

@@ -218,6 +218,7 @@ def drawn(given: Answers, folder: Path, threshold: float | None = None) -> set[s
     return {path.stem for path in paths}
 
 
+@pytest.mark.slow
 def test_where_there_are_no_mistakes_the_figure_of_earlier_ones_goes(tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "worst_mistakes.png").write_text("of an earlier evaluation")
@@ -225,6 +226,7 @@ def test_where_there_are_no_mistakes_the_figure_of_earlier_ones_goes(tmp_path):
     assert drawn(given, tmp_path / "figures", 0.6) == FIGURES
 
 
+@pytest.mark.slow
 def test_a_single_photo_can_be_drawn(tmp_path):
     given = answers(photos=1, sharp=-5.0, root=pictures(tmp_path / "data", 1))
     given.classes[:] = ["$a$_{", "犬", "c" * 60]  # whatever folders are called

@@ -12,7 +12,7 @@ from thaw import features
 from thaw.augment import Views, augmented
 from thaw.module import Classifier
 
-PHASES = "a:{train:head,epochs:2,lr:0.01},b:{train:1,epochs:1,lr:1e-4},c:{train:2,epochs:1,lr:1e-4}"
+PHASES = "a:{train:head,epochs:1,lr:0.01},b:{train:1,epochs:1,lr:1e-4},c:{train:2,epochs:1,lr:1e-4}"
 THREE = ["~finetune.phases.head", f"+finetune.phases={{{PHASES}}}"]
 ALL = ["~finetune.phases.head", "+finetune.phases={z:{train:all,epochs:1,lr:0.01}}"]
 
@@ -32,7 +32,12 @@ def same(one, other):
 @pytest.fixture
 def cold(small, tmp_path):
     """Arguments of a small run with an empty cache."""
-    return [*small, f"cache.dir={tmp_path / 'cache'}", "trainer.precision=32-true"]
+    return [
+        *small,
+        "finetune.phases.head.epochs=1",
+        f"cache.dir={tmp_path / 'cache'}",
+        "trainer.precision=32-true",
+    ]
 
 
 @pytest.fixture
@@ -49,10 +54,19 @@ def decoded(monkeypatch):
     return paths
 
 
-@pytest.mark.parametrize("schedule", [[], THREE], ids=["head", "three phases"])
-@pytest.mark.parametrize("augment", ["none", "flip"])
+@pytest.mark.parametrize(
+    ("schedule", "augment"),
+    [
+        ([], "none"),
+        (THREE, "flip"),
+        pytest.param([], "flip", marks=pytest.mark.slow),
+        pytest.param(THREE, "none", marks=pytest.mark.slow),
+    ],
+)
 def test_cached_equals_uncached(train, cold, schedule, augment):
-    arguments = [*cold, *schedule, f"augment={augment}"]
+    # Blocks that train on features with other last bits drift apart.
+    exact = ["trainer.fuse=false"] if schedule else []
+    arguments = [*cold, *schedule, f"augment={augment}", *exact]
     without = train(*arguments, "cache.enabled=false")
     first, again = train(*arguments), train(*arguments)
     assert "features of" not in without.out
@@ -79,6 +93,7 @@ def test_the_frozen_part_does_not_run_in_training(train, cold, monkeypatch):
     assert train(*cold, *THREE).code == 0
 
 
+@pytest.mark.slow
 def test_another_split_of_the_same_photos_computes_nothing(train, cold, decoded):
     train(*cold)
     decoded.clear()
@@ -87,6 +102,7 @@ def test_another_split_of_the_same_photos_computes_nothing(train, cold, decoded)
     assert result.out.count(" 0 computed") == 2
 
 
+@pytest.mark.slow
 def test_a_new_photo_is_computed_alone(train, cold, photos, decoded):
     train(*cold)
     decoded.clear()
@@ -96,6 +112,7 @@ def test_a_new_photo_is_computed_alone(train, cold, photos, decoded):
     assert [path.name for path in decoded] == ["new.jpg"]
 
 
+@pytest.mark.slow
 def test_other_weights_compute_anew(train, cold, decoded, tmp_path):
     train(*cold)
     seen = len(decoded)
@@ -114,12 +131,14 @@ def test_random_augmentation_turns_it_off_for_train_alone(train, cold):
     assert " train and" not in result.out
 
 
+@pytest.mark.slow
 def test_a_net_that_trains_whole_has_nothing_to_cache(train, cold):
     result = train(*cold, *ALL)
     assert result.code == 0
     assert "features of" not in result.out
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_too_small_is_done_without(train, cold):
     result = train(*cold, "cache.max_gb=1e-6")
     assert result.code == 0
@@ -135,6 +154,7 @@ def test_a_cache_that_can_not_be_written_is_done_without(train, cold, tmp_path):
     assert "Nothing is cached" in result.out
 
 
+@pytest.mark.slow
 def test_damage_is_repaired(train, cold, tmp_path):
     first = train(*cold)
     for file in (tmp_path / "cache").glob("*/*.safetensors"):
@@ -145,11 +165,11 @@ def test_damage_is_repaired(train, cold, tmp_path):
 
 
 def test_jobs_of_a_sweep_share_it(train, cold, decoded):
-    result = train("-m", *cold, "finetune.phases.head.lr=1e-2,1e-3,1e-4")
+    result = train("-m", *cold, "finetune.phases.head.lr=1e-2,1e-3")
     assert result.code == 0
     assert len(decoded) == 30 + 12
     logs = "".join((run / "train.log").read_text() for run in result.runs)
-    assert logs.count(" 0 computed") == 4
+    assert logs.count(" 0 computed") == 2
 
 
 def test_flips_are_the_two_views_that_training_would_see():

@@ -217,6 +217,7 @@ def test_a_frozen_prefix_keeps_no_graph(backbone):
     assert seen["thawed"].grad_fn is not None
 
 
+@pytest.mark.slow
 def test_a_phase_ends_when_val_has_converged(train, small, few):
     never_better = [
         "finetune=converge",

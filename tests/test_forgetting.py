@@ -42,6 +42,7 @@ def test_a_rate_of_0_forgets_nothing(train, small):
     assert drift(train(*small, "finetune=full", *SHORT, "finetune.phases.all.lr=0")) == (0, 0)
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_measured_though_an_earlier_one_is_kept(train, small):
     harm = ["finetune.phases.all.lr=1.0", "optimizer=sgd"]
     done = train(*small, "finetune=full", *SHORT, *harm)

@@ -114,6 +114,7 @@ def test_a_second_call_computes_nothing_and_says_the_same(shortlist, words, monk
         assert again.rows[0][key] == once.rows[0][key]
 
 
+@pytest.mark.slow
 def test_training_finds_the_features(shortlist, words, weights, train):
     file = weights("shufflenet_v2_x0_5")
     name = "torchvision/shufflenet_v2_x0_5"
@@ -130,6 +131,7 @@ def test_training_finds_the_features(shortlist, words, weights, train):
     assert "train and 6 val photos: 0 computed" in trained.out
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_same_comes_out(shortlist, words, caplog):
     kept = shortlist(*words, "archs=small_cnn", *TINY)
     for more in (["cache.enabled=false"], ["cache.max_gb=1e-9", "cache.dir=other"]):
@@ -142,6 +144,7 @@ def test_without_a_cache_the_same_comes_out(shortlist, words, caplog):
     assert "Features of small_cnn aren't kept: 0.0 GB for 30 photos" in caplog.text
 
 
+@pytest.mark.slow
 def test_no_test_photo_is_opened(shortlist, words, photos, monkeypatch):
     opened = []
 
@@ -162,6 +165,7 @@ def test_no_test_photo_is_opened(shortlist, words, photos, monkeypatch):
         assert not [path for path in opened if path.startswith(str(photos / "test"))]
 
 
+@pytest.mark.slow
 def test_a_net_that_fails_stops_no_other(shortlist, words, hub, offline):
     done = shortlist(*words, "archs=resnet18,small_cnn", *TINY)
     assert done.code == 1
@@ -228,6 +232,7 @@ def test_words_that_mean_nothing_are_refused(shortlist, words, word, sentence):
 # --- words ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_is_every_net_that_has_weights():
     own = ["archs.resnet18.weights=null", "archs.timm.name=vgg11"]
     nets = {net.name for net in read(CONF, ["archs=all", *own]).nets}

@@ -99,6 +99,7 @@ def test_each_job_has_a_line_and_the_sweep_a_table(half):
         assert len(list(csv.DictReader(file))) == 1, "two seeds of one configuration"
 
 
+@pytest.mark.slow
 def test_the_same_command_does_only_what_is_left(half):
     _, arguments, folder = half
     runs = {name: run for name, run in jobs(folder / "outputs/half").items()}

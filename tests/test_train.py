@@ -129,6 +129,7 @@ def test_the_terminal_says_what_trains_and_what_came_out(gradual):
     assert "python scripts/predict.py outputs/runs/" in out
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_a_complete_folder_a_job(train, small):
     done = train(*small, "-m", "seed=0,1", "finetune.phases.head.epochs=1")
     assert done.code == 0, done.err
@@ -227,6 +228,7 @@ def test_seed_0_is_a_seed(train, small):
     assert digests[0] != digests[1]
 
 
+@pytest.mark.slow
 def test_random_weights_come_from_the_seed_alone(train, photos):
     still = ["arch=small_cnn", "arch.width=4", "finetune=from_scratch", "trainer=cpu"]
     still += [f"data.root={photos}", "data=folder", "data.batch_size=8"]

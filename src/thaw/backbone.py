@@ -58,6 +58,7 @@ class Backbone(nn.Module):
         self.trained: frozenset[str] = frozenset(self.stages)
         self.trained_norms: frozenset[str] = frozenset()
         self.batch_norm = "train"
+        self.memory_format = torch.contiguous_format
         self._look_up()
 
     @property
@@ -80,6 +81,13 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` → logits `[B, classes]`."""
         return self.net(images)
+
+    def arrange(self, memory_format: torch.memory_format) -> None:
+        """Keep weights in this order, and have images come in it; convolutions are fastest in
+        `torch.channels_last`.
+        """
+        self.memory_format = memory_format
+        self.to(memory_format=memory_format)
 
     def stage_outputs(self, images: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """Logits of images `[B, 3, H, W]`, and what each stage's last module made."""

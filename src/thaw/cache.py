@@ -235,12 +235,14 @@ class Rows:
     def take(self, indices: Sequence[int]) -> Tensor:
         """Features of the photos at these places `[N, …]`, a copy."""
         wanted = self.places[torch.as_tensor(indices)]
-        owners = wanted[:, 0].unique().tolist()
-        parts = [(wanted[:, 0] == owner).nonzero()[:, 0] for owner in owners]
-        found = [
-            self.segments[o].take(wanted[part, 1]) for o, part in zip(owners, parts, strict=True)
-        ]
-        rows = torch.cat(found)[torch.cat(parts).argsort()] if len(owners) > 1 else found[0]
+        owners = wanted[:, 0].unique().tolist() if len(self.segments) > 1 else [0]
+        if len(owners) == 1:
+            rows = self.segments[owners[0]].take(wanted[:, 1])
+        else:
+            parts = [(wanted[:, 0] == owner).nonzero()[:, 0] for owner in owners]
+            taken = zip(owners, parts, strict=True)
+            found = [self.segments[owner].take(wanted[part, 1]) for owner, part in taken]
+            rows = torch.cat(found)[torch.cat(parts).argsort()]
         return rows.permute(0, 3, 1, 2) if self.segments[0].last else rows
 
 

@@ -1,6 +1,5 @@
 """Checkpoints that a kill can't spoil: whole or absent, without pickled code, and not too often."""
 
-import math
 import os
 import time
 from pathlib import Path
@@ -40,15 +39,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """`last.ckpt` to go on from, `best.ckpt` with the weights of the best epoch on val.
 
-    Written after the first epoch, at the end of each phase, and else once in `EVERY` seconds: a
-    head's epoch on cached features takes less time than writing down a large net. What a run loses
-    by being killed it makes again, bit for bit.
+    Written at the end of each phase, and else once in `EVERY` seconds: a head's epoch on cached
+    features takes less time than writing down a large net. What a run loses by being killed it
+    makes again, bit for bit.
     """
 
     def __init__(self, folder: Path, staged: StagedUnfreezing, history: History) -> None:
         self.folder, self.staged, self.history = folder, staged, history
         self.best: dict[str, Any] = {}  # not yet written
-        self.written = -math.inf
+        self.written = time.monotonic()
         self.phases = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -43,7 +43,7 @@ class Cut:
         """Features at the cut `[B, …]` → logits `[B, classes]`, in the backbone's mode."""
         return self.tails[self.backbone.training](features)
 
-    def between(self, before: "Cut | None" = None) -> Callable[[Tensor], Tensor]:
+    def between(self, before: "Cut | None" = None) -> fx.GraphModule:
         """What leads to this cut: from images `[B, 3, H, W]`, or from the features at `before`."""
         return _part(self.backbone.net, self.graph, before and before.node, self.node)
 

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from importlib import metadata
 
@@ -22,12 +23,13 @@ from thaw.bundle import describe_transforms
 from thaw.cache import FeatureCache, Rows, Shelf
 from thaw.cut import Cut
 from thaw.data import PhotoFolder
-from thaw.dataset import decoders
+from thaw.dataset import decoders, normalised, pixels
 from thaw.finetune import gathered
+from thaw.fuse import fused
 from thaw.photos import load_photo
 
 log = logging.getLogger(__name__)
-FORMAT = 1  # of the decoding and the cutting: another number makes all features anew
+FORMAT = 2  # of the decoding and the cutting: another number makes all features anew
 BATCH = 16  # photos; always as many, or the same photo's last bits would depend on its neighbours
 SEGMENT = 64 * 2**20  # bytes that are computed before they are written
 VERSIONS = ("torch", "torchvision", "pillow")
@@ -38,10 +40,16 @@ class TooLarge(OSError):
 
 
 class Extractor:
-    """Runs a backbone's prefix over photos; on the CPU in float32, until told `on` what."""
+    """Runs a backbone's prefix over photos; on the CPU in float32, until told `on` what.
 
-    def __init__(self, cache: FeatureCache, backbone: Backbone, data: PhotoFolder) -> None:
-        self.cache, self.backbone, self.data = cache, backbone, data
+    Args:
+        fuse: on a CPU in float32, do convolution, BatchNorm and activation in one step.
+    """
+
+    def __init__(
+        self, cache: FeatureCache, backbone: Backbone, data: PhotoFolder, fuse: bool = True
+    ) -> None:
+        self.cache, self.backbone, self.data, self.fuse = cache, backbone, data, fuse
         self.device, self.precision = torch.device("cpu"), "32-true"
         self.autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext
         self.seconds = 0.0
@@ -98,9 +106,15 @@ class Extractor:
             "transforms": describe_transforms(self.backbone.transforms),
             "precision": self.precision,
             "device": self.device.type,
+            "fused": self._fuses,
+            "memory_format": str(self.backbone.memory_format),
             "versions": {package: metadata.version(package) for package in VERSIONS},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def _fuses(self) -> bool:
+        return self.fuse and self.device.type == "cpu" and self.precision == "32-true"
 
     # --- computing ----------------------------------------------------------------------------
 
@@ -135,9 +149,11 @@ class Extractor:
     ) -> None:
         if not names:
             return
-        run, modes = here.between(before and before[0]), [*self.backbone.modules()]
+        modes = [*self.backbone.modules()]
         training = [module.training for module in modes]
         self.backbone.eval().to(self.device)
+        part = here.between(before and before[0])
+        run = fused(part) if self._fuses else part
         batches = [names[i : i + BATCH] for i in range(0, len(names), BATCH)]
         done: list[Tensor] = []
         begin = 0
@@ -148,9 +164,9 @@ class Extractor:
                 # Padded with itself to the batch that all photos are computed in.
                 full = images[torch.arange(BATCH) % own] if own < BATCH else images
                 if full.ndim == 4:
-                    full = full.contiguous(memory_format=torch.channels_last)
+                    full = full.contiguous(memory_format=self.backbone.memory_format)
                 with self.autocast():
-                    features = run(full.to(self.device, non_blocking=True))[:own].cpu()
+                    features = run(full.to(self.device))[:own].cpu()
                 done.append(features)
                 size = sum(part.nbytes for part in done)
                 if end == 1 and features[0].nbytes * len(names) > self.cache.max_bytes:
@@ -170,21 +186,25 @@ class Extractor:
 
         On a GPU the next batch is decoded while this one is computed.
         """
-        paths = self.data.paths_by_digest()
+        paths, see = self.data.paths_by_digest(), self.backbone.transforms
         makers = Views(self.data.augment).makers
 
         def load(name: str) -> Tensor:
             digest, _, view = name.partition("-")
-            return self.backbone.transforms(makers[int(view or 0)](load_photo(paths[digest])))
+            return pixels(see, makers[int(view or 0)](load_photo(paths[digest])))
+
+        def images(futures: list[Future[Tensor]]) -> Tensor:
+            batch = torch.stack([future.result() for future in futures]).to(self.device)
+            return normalised(see, batch.contiguous(memory_format=self.backbone.memory_format))
 
         with decoders() as pool:
-            ahead = []
+            ahead: list[list[Future[Tensor]]] = []
             for batch in batches:
                 ahead.append([pool.submit(load, name) for name in batch])
                 if self.device.type == "cpu" or len(ahead) > 1:
-                    yield torch.stack([future.result() for future in ahead.pop(0)])
+                    yield images(ahead.pop(0))
             for futures in ahead:
-                yield torch.stack([future.result() for future in futures])
+                yield images(futures)
 
     @staticmethod
     def _stored(batches: list[list[str]], shelf: Shelf) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ the same numbers come out, only later.
 import logging
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from thaw.augment import Views
@@ -29,11 +30,13 @@ class FrozenWork(Callback):
         self.extractor, self.schedule, self.staged = extractor, schedule, staged
         self.prepared: str | None = None
         self.said: set[str] = set()
+        self.threads = torch.get_num_threads()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare a phase that begins."""
         if self.staged.phase.name != self.prepared:
             self.prepare(pl_module, self.staged.phase)
+            self._share()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Test, and see val again, from what no phase has trained; other runs share this."""
@@ -42,6 +45,7 @@ class FrozenWork(Callback):
         trained = {stage for stages, _ in parts for stage in stages}
         backbone.thaw(trained, {stage for _, norms in parts for stage in norms})
         self._use(pl_module, self._cut(), ["val", "test"], [])
+        self._share()
         backbone.eval()
 
     def prepare(self, module: LightningModule, phase: Phase) -> None:
@@ -78,6 +82,7 @@ class FrozenWork(Callback):
         data = self.extractor.data
         data.features.clear()
         module.use_tail(None)
+        torch.set_num_threads(self.threads)
         if here is None:
             return
         try:
@@ -87,6 +92,24 @@ class FrozenWork(Callback):
             return
         data.features.update(zip(splits, rows, strict=True))
         module.use_tail(here.tail)
+
+    def _share(self) -> None:
+        """Use one thread where features `[N, D]` go into a head: to wake up others takes longer
+        than its arithmetic.
+        """
+        found = self.extractor.data.features.values()
+        if found and all(rows.take([0]).ndim == 2 for rows in found):
+            torch.set_num_threads(1)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compute with all threads again."""
+        torch.set_num_threads(self.threads)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Compute with all threads again: a sweep goes on."""
+        torch.set_num_threads(self.threads)
 
     def _say(self, what: str) -> None:
         if what not in self.said:

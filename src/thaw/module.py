@@ -56,7 +56,7 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` → logits `[B, classes]`."""
-        return self.net(images.contiguous(memory_format=torch.channels_last))
+        return self.net(images.contiguous(memory_format=self.backbone.memory_format))
 
     def phase_changed(self) -> None:
         """Compile anew: compiled code goes on without gradients for what was frozen in it.

@@ -5,8 +5,10 @@ Each `conf/arch/*.yaml` names one function of this file. Their weights are found
 """
 
 import difflib
+import json
 import math
 from collections import OrderedDict
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -134,10 +136,15 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
             meta["source"] = str(path)
         if path is not None and loading.get():
             load(net, path, as_timm)
-    meta["categories"] = _imagenet_categories() if cfg.get("num_classes") == 1000 else None
+    meta["categories"] = [*_imagenet_categories()] if cfg.get("num_classes") == 1000 else None
     backbone = Backbone(net, transforms, origin, meta if weights else {}, weights is not None)
-    check_order(backbone)
+    if (kind := json.dumps(origin, default=str)) not in _in_order:
+        check_order(backbone)
+        _in_order.add(kind)
     return backbone
+
+
+_in_order: set[str] = set()  # timm's nets that were seen to run their stages in order
 
 
 def small_cnn(
@@ -220,7 +227,8 @@ def _timm_transforms(net: nn.Module) -> ImageClassification:
     return transforms
 
 
-def _imagenet_categories() -> list[str]:
+@cache
+def _imagenet_categories() -> tuple[str, ...]:
     from timm.data.imagenet_info import ImageNetInfo
 
-    return list(ImageNetInfo().label_descriptions())
+    return tuple(ImageNetInfo().label_descriptions())

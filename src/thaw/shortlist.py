@@ -98,19 +98,18 @@ def report(
     wanted = read(conf, words)
     cfg = wanted.nets[0].cfg
     out = out or Path(names.run_dir(f"outputs/shortlist/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
-    machine = dict(cfg.trainer)
-    machine.pop("compile")
     _, cache, data, trainer, *_ = cli.build_all(
         lambda: cli.check_seed(cfg.seed),
         lambda: FeatureCache(**cfg.cache),
         lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
-        lambda: make_trainer(machine, RunFolder(out), 1, []),
+        lambda: make_trainer(cfg.trainer, RunFolder(out), 1, []),
         *(partial(_check, net) for net in wanted.nets),
     )
     if trainer.world_size > 1:
         raise UserError(f"Expected one device, but trainer.devices={cfg.trainer.devices} are more.")
     data.ready()
-    memory.keep_memory()
+    if cfg.trainer.keep_memory:
+        memory.keep_memory()
     samples = [sample for split in USED for sample in data.splits[split]]
     folds = fold_of_each(samples, data.classes, wanted.folds, cfg.seed, data.root)
     console = Console(stderr=True) if csv == "-" else get_console()
@@ -181,9 +180,10 @@ def probe(
     torch.manual_seed(net.cfg.seed)  # of a net with random weights
     backbone: Backbone = instantiate(net.cfg.arch)
     backbone.reset_head(len(data.classes))
-    backbone.to(memory_format=torch.channels_last)  # as in training, which finds the same features
+    if net.cfg.trainer.channels_last:  # as in training, which finds the same features
+        backbone.arrange(torch.channels_last)
     backbone.thaw(["head"])
-    extractor = Extractor(cache, backbone, data)
+    extractor = Extractor(cache, backbone, data, net.cfg.trainer.fuse)
     extractor.on(trainer)
     features, milliseconds = head_inputs(extractor)
     if not features.isfinite().all():

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,14 +26,17 @@ ADVICE = (
 )
 
 
+OURS = ("compile", "channels_last", "keep_memory", "fuse")  # settings that Lightning doesn't know
+
+
 def make_trainer(
-    settings: dict[str, Any], run: RunFolder, epochs: int, callbacks: list[Callback]
+    settings: Mapping[str, Any], run: RunFolder, epochs: int, callbacks: list[Callback]
 ) -> Trainer:
     """Make the trainer of a run: its callbacks, TensorBoard, nothing printed.
 
     Args:
         settings: accelerator, devices, strategy, precision, as Lightning knows them; precision may
-            also be `auto`.
+            also be `auto`. Those of `OURS` are left out.
 
     Raises:
         UserError: this machine can't do what the settings ask for.
@@ -41,8 +45,9 @@ def make_trainer(
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in ADVICE:
         warnings.filterwarnings("ignore", message)
+    settings = {name: value for name, value in settings.items() if name not in OURS}
     if settings["precision"] == "auto":
-        settings = settings | {"precision": best_precision(settings["accelerator"])}
+        settings |= {"precision": best_precision(settings["accelerator"])}
     try:
         # Lightning would requeue on signals, too; `trainer=slurm` does it (thaw.slurm).
         slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

@@ -1,0 +1,127 @@
+"""A frozen part of a net, faster on a CPU: convolution, BatchNorm and activation in one step.
+
+A frozen BatchNorm is a fixed scale and shift, so it goes into the weights of the convolution before
+it (Jacob et al. 2018, arXiv:1712.05877, section 3.2; `torch.nn.utils.fusion`). oneDNN applies the
+activation while a result is still at hand, and gets the weights once in the order it likes best.
+What comes out differs from the net's own forward in the last bits.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+log = logging.getLogger(__name__)
+ACTIVATIONS: dict[type, tuple[str, list[float]]] = {  # oneDNN's names for them
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.Hardswish: ("hardswish", []),
+    nn.SiLU: ("swish", []),
+}
+NOTHING = (nn.Identity, nn.modules.dropout._DropoutNd)  # in eval mode
+
+
+def fused(part: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What `part` does in eval mode, for float32 images `[B, C, H, W]` of one size on the CPU.
+
+    The part and its weights stay as they are. Where nothing can be fused, it comes back itself.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return part
+    try:
+        graph = _Layers().trace(part)
+    except Exception as error:  # whatever control flow makes of fx's proxies
+        log.debug("not fused: %s", error)
+        return part
+    named = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
+    found: dict[str, Any] = {name: attrgetter(name)(part) for name in named}
+    calls = Counter(named)
+    for node in list(graph.nodes):
+        if node.op == "call_module" and _is_plain(found[node.target]) and calls[node.target] == 1:
+            found[node.target] = _fuse(graph, node, found)
+    return fx.GraphModule(found, graph)
+
+
+class _Layers(fx.Tracer):
+    """Steps are layers: what has no modules inside, and what torch makes of several."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        plain = isinstance(m, _BatchNorm) or not any(True for _ in m.children())
+        return plain or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_same(layer: nn.Module) -> bool:
+    """Whether it is timm's convolution that pads as TensorFlow does: until the output is as large
+    as the input divided by the stride, and what is odd of it behind.
+    """
+    return type(layer).__name__ == "Conv2dSame"
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return (
+        (type(layer) is nn.Conv2d or _is_same(layer))
+        and isinstance(layer.padding, tuple)
+        and layer.padding_mode == "zeros"
+        and not (_is_same(layer) and layer.dilation != (1, 1))
+    )
+
+
+def _fuse(graph: fx.Graph, node: fx.Node, found: dict[str, Any]) -> "FusedConv":
+    """Take out the steps that only this convolution feeds, as long as they can be done with it."""
+    conv, activation = found[str(node.target)], None
+    while activation is None and len(node.users) == 1:
+        user = next(iter(node.users))
+        layer = found.get(str(user.target)) if user.op == "call_module" else None
+        rest: list[nn.Module] = []
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+            conv = fuse_conv_bn_eval(conv, layer)
+            rest = [m for m in layer.children() if not isinstance(m, NOTHING)]  # timm's have some
+            if len(rest) == 1 and type(rest[0]) in ACTIVATIONS:
+                activation = rest.pop()
+        elif type(layer) in ACTIVATIONS:
+            activation = layer
+        elif not isinstance(layer, NOTHING):
+            break
+        if rest:
+            found[str(user.target)] = nn.Sequential(*rest)
+            break
+        user.replace_all_uses_with(node)
+        graph.erase_node(user)
+    return FusedConv(conv, activation)
+
+
+class FusedConv(nn.Module):
+    """A convolution and the activation after it, as oneDNN's one step, for images of one size."""
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.conv = conv
+        self.after = ACTIVATIONS[type(activation)] if activation else ("none", [])
+        self.packed: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps `[B, C, H, W]` → maps."""
+        if self.packed is None:
+            self._pack(images.shape)
+        run = torch.ops.mkldnn._convolution_pointwise
+        return run(images, self.packed, self.conv.bias, *self.how, *self.after, "")
+
+    def _pack(self, shape: torch.Size) -> None:
+        conv, weight, padding = self.conv, self.conv.weight.detach(), [*self.conv.padding]
+        if _is_same(conv):
+            for axis in (0, 1):
+                size, stride, kernel = shape[2 + axis], conv.stride[axis], conv.kernel_size[axis]
+                more = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+                padding[axis] = -(-more // 2)
+                if more % 2:  # one more behind than before: in its place, a zero before the weights
+                    weight = F.pad(weight, (0, 0, 1, 0) if axis == 0 else (1, 0))
+        self.how = (padding, [*conv.stride], [*conv.dilation], conv.groups)
+        pack = torch.ops.mkldnn._reorder_convolution_weight
+        self.packed = pack(weight, *self.how, [*shape])
