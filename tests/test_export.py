@@ -21,9 +21,9 @@ import thaw
 import train
 from thaw import bundle, cli, graph, onnx_model, pretrained
 from thaw.errors import UserError
-from thaw.export import export
+from thaw.export import Photos, _cost, export
 from thaw.photos import load_photo
-from thaw.prediction import UNSURE
+from thaw.prediction import UNSURE, Prediction
 
 slow = pytest.mark.slow  # a trace and a translation to ONNX take seconds each
 CLASSES = sorted(COLOURS)
@@ -222,6 +222,28 @@ def test_int8_is_another_and_similar_net(exported, mixed):
     difference = abs(rows(whole.predict(mixed)) - rows(small.predict(mixed))).max()
     assert 1e-6 < difference < 0.2
     assert b"QuantizeLinear" in (folder / "model.int8.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(1, True), (0, False)])
+def test_int8_that_costs_more_than_a_point_says_so(tmp_path, monkeypatch, capsys, wrong, told):
+    photos = [Path(str(i)) for i in range(50)]
+
+    def answers(wrong):
+        return {photo: np.eye(2)[int(i < wrong)] for i, photo in enumerate(photos)}
+
+    class Model:
+        def predict(self, photos):
+            return [
+                Prediction(str(photo), "", 1.0, dict(zip("ab", row, strict=True)))
+                for photo, row in answers(wrong).items()
+            ]
+
+    monkeypatch.setattr(onnx_model, "load", lambda file: Model())
+    (tmp_path / "model.int8.onnx").write_bytes(b"8")
+    labelled = Photos([], photos, ["a"] * 50)
+    found = _cost(tmp_path / "model.int8.onnx", answers(0), labelled, ["a", "b"])
+    assert found["accuracy"] == 1 - wrong / 50
+    assert ("more than a point" in capsys.readouterr().out) is told
 
 
 # --- predict.py without torch ---------------------------------------------------------------------

@@ -148,11 +148,11 @@ def _confidence(answers: "Answers", threshold: float | None) -> "Figure":
             axis.set_ylim(0, 1)
         if median is not None:
             axis.axvline(median, color="black", linewidth=1, linestyle=":")
-        if threshold is not None:
+        if threshold:
             axis.axvline(threshold, color="0.3", linewidth=1)
             axis.axvspan(low, threshold, color="0.93", zorder=0)
     lower.xaxis.set_major_formatter(_share)
-    aside = "" if threshold is None else f"; grey: unsure, below {threshold:.1%}"
+    aside = "" if not threshold else f"; grey: unsure, below {threshold:.1%}"
     lower.set_xlabel(f"confidence (dotted: median{aside})")
     lower.set_xlim(low, 1)
     _tidy(upper, lower)

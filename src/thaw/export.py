@@ -20,6 +20,7 @@ from thaw.photos import find_photos, load_photo
 from thaw.prediction import Prediction
 
 LARGEST = 1e-3  # difference in probability; that of rounding is about 1e-6
+DEAR = 0.01  # accuracy that 8 bits may cost without a word about it
 Rows = dict[Path, np.ndarray]  # photo → probabilities
 
 
@@ -167,6 +168,8 @@ def _cost(file: Path, expected: Rows, photos: Photos, classes: list[str]) -> dic
         f" as the bundle, accuracy {found['accuracy']:.1%} instead of"
         f" {found['accuracy_before']:.1%}"
     )
+    if found["accuracy_before"] - found["accuracy"] > DEAR:
+        print(f"{'':15} that is more than a point: think twice before you use {file.name}")
     return found
 
 
