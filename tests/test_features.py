@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import paint
 from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
-from thaw import features
+from thaw import dataset, features
 from thaw.augment import Views, augmented
 from thaw.module import Classifier
+from thaw.photos import load_photo
 
 PHASES = "a:{train:head,epochs:1,lr:0.01},b:{train:1,epochs:1,lr:1e-4},c:{train:2,epochs:1,lr:1e-4}"
 THREE = ["~finetune.phases.head", f"+finetune.phases={{{PHASES}}}"]
@@ -77,6 +79,20 @@ def test_cached_equals_uncached(train, cold, schedule, augment):
     metrics = json.loads((first.run / "metrics.json").read_text())
     assert metrics["frozen/unchanged"] is True
     assert 0 < metrics["seconds/features"] < metrics["seconds/fit"] + metrics["seconds/test"]
+
+
+def test_what_makes_it_fast_changes_no_prediction(train, cold):
+    parts = ["trainer.fuse=false", "trainer.channels_last=false", "trainer.keep_memory=false"]
+    fast, plain = train(*cold), train(*cold, *parts)
+    assert plain.out.count(" 0 reused") == 1  # nothing of the other's: last bits differ
+    same(predictions(fast.run), predictions(plain.run))
+
+
+def test_photos_are_what_the_transforms_make_of_them(photos):
+    see = ImageClassification(crop_size=20, resize_size=24, mean=(0.5, 0.4, 0.3))
+    images = [load_photo(path) for path in sorted(photos.rglob("*.jpg"))]
+    batch = torch.stack([dataset.pixels(see, image) for image in images])
+    assert torch.equal(dataset.normalised(see, batch), torch.stack([see(i) for i in images]))
 
 
 def test_each_photo_is_decoded_once_in_all_phases(train, cold, decoded):

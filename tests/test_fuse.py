@@ -105,6 +105,28 @@ def test_only_what_nothing_else_reads_is_taken_in():
     assert count(fast, nn.BatchNorm2d) == 2
 
 
+def test_a_batch_norm_with_another_activation_in_two_places():
+    from timm.layers import BatchNormAct2d
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+            self.bn = BatchNormAct2d(3, act_layer=nn.Tanh)
+
+        def forward(self, x):
+            return self.bn(self.two(self.bn(self.one(x)) + x))
+
+    net = Net().eval()
+    net.bn.running_mean.uniform_(-1, 1)
+    assert count(check(net, noise(2, 3, 8, 8)), FusedConv) == 2
+
+
+def test_without_convolutions_it_comes_back():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    assert fused(net) is net
+
+
 def test_what_can_not_be_traced_stays_as_it_is():
     class Decides(nn.Module):
         def __init__(self):

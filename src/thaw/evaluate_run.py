@@ -50,7 +50,7 @@ def evaluate(
     """
     model = bundle.load(run)
     memory.keep_memory()
-    model.backbone.to(memory_format=torch.channels_last)
+    model.backbone.arrange(torch.channels_last)
     splits = None if data else _read_splits(run)
     if out is None:
         if data is not None and not (run / "split.json").is_file():

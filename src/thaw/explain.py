@@ -11,10 +11,10 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import functional as photo_functional
 
 from thaw import photo_grid
 from thaw.bundle import Model
+from thaw.dataset import cropped
 from thaw.errors import UserError
 from thaw.photos import load_photo
 from thaw.prediction import Prediction
@@ -69,9 +69,7 @@ def _maps(output: Tensor) -> Any:
 
 def overlay(model: Model, image: Image.Image) -> Image.Image:
     """What the net sees of a photo, and beside it the same with the heat over it."""
-    see = model.transforms
-    seen: Any = photo_functional.resize(image, see.resize_size, see.interpolation)  # type: ignore[arg-type]
-    seen = photo_functional.center_crop(seen, see.crop_size).resize((SIDE, SIDE))
+    seen = cropped(model.transforms, image).resize((SIDE, SIDE))
     warm = F.interpolate(heat(model, [image])[None], size=(SIDE, SIDE), mode="bicubic")
     warm = warm[0, 0].clamp(0, 1).numpy()[..., None]
     colours = 255 * colormaps["turbo"](warm[..., 0])[..., :3]

@@ -166,7 +166,7 @@ class Extractor:
                 if full.ndim == 4:
                     full = full.contiguous(memory_format=self.backbone.memory_format)
                 with self.autocast():
-                    features = run(full.to(self.device))[:own].cpu()
+                    features = run(full.to(self.device, non_blocking=True))[:own].cpu()
                 done.append(features)
                 size = sum(part.nbytes for part in done)
                 if end == 1 and features[0].nbytes * len(names) > self.cache.max_bytes:
@@ -194,7 +194,8 @@ class Extractor:
             return pixels(see, makers[int(view or 0)](load_photo(paths[digest])))
 
         def images(futures: list[Future[Tensor]]) -> Tensor:
-            batch = torch.stack([future.result() for future in futures]).to(self.device)
+            batch = torch.stack([future.result() for future in futures])
+            batch = batch.to(self.device, non_blocking=True)
             return normalised(see, batch.contiguous(memory_format=self.backbone.memory_format))
 
         with decoders() as pool:

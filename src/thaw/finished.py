@@ -123,7 +123,7 @@ def _read(folder: Path, status: Mapping[str, Any]) -> Run:
 
 
 def _yaml(path: Path) -> Any:
-    """What OmegaConf saved, read ten times as fast: a sweep may have hundreds of runs."""
+    """What OmegaConf saved, read by libyaml where it is: a sweep may have hundreds of runs."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load(path.read_text(encoding="utf-8"), loader)
 

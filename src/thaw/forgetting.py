@@ -85,7 +85,7 @@ class Forgetting:
             backbone.eval().to(self.device)
             with torch.random.fork_rng(devices=[]), torch.inference_mode():  # loaders draw a seed
                 for batch in loader:
-                    images = batch["image"].to(self.device, memory_format=torch.channels_last)
+                    images = batch["image"].to(self.device, memory_format=backbone.memory_format)
                     answers.append(backbone(images).argmax(dim=1).cpu())
         finally:
             hook.remove()

@@ -46,7 +46,8 @@ def fused(part: nn.Module) -> Callable[[Tensor], Tensor]:
     for node in list(graph.nodes):
         if node.op == "call_module" and _is_plain(found[node.target]) and calls[node.target] == 1:
             found[node.target] = _fuse(graph, node, found)
-    return fx.GraphModule(found, graph)
+    some = any(isinstance(layer, FusedConv) for layer in found.values())
+    return fx.GraphModule(found, graph) if some else part
 
 
 class _Layers(fx.Tracer):
@@ -90,7 +91,8 @@ def _fuse(graph: fx.Graph, node: fx.Node, found: dict[str, Any]) -> "FusedConv":
         elif not isinstance(layer, NOTHING):
             break
         if rest:
-            found[str(user.target)] = nn.Sequential(*rest)
+            user.target = f"{user.target}_rest"  # under its own name it may run elsewhere too
+            found[user.target] = nn.Sequential(*rest)
             break
         user.replace_all_uses_with(node)
         graph.erase_node(user)

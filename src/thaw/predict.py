@@ -125,7 +125,7 @@ def load_model(run: Path) -> Any:
 
     memory.keep_memory()
     model = bundle.load(run)
-    model.backbone.to(memory_format=torch.channels_last)
+    model.backbone.arrange(torch.channels_last)
     return model
 
 

@@ -193,4 +193,4 @@ def _images(data: PhotoFolder, backbone: Backbone) -> Iterator[Tensor]:
     dataset = PhotoDataset(data.root, samples, backbone.transforms)
     order = InOrder(len(samples))
     for batch in DataLoader(dataset, BATCH, sampler=order, num_workers=data.workers):
-        yield batch["image"].contiguous(memory_format=torch.channels_last)
+        yield batch["image"].contiguous(memory_format=backbone.memory_format)
