@@ -3,11 +3,12 @@
 import pytest
 import torch
 from conftest import refusal
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
-from thaw import explain, pretrained
+from thaw import explain, photo_grid, pretrained
 from thaw.backbone import Backbone
 from thaw.bundle import Model
 
@@ -73,3 +74,15 @@ def test_a_net_without_places_is_refused():
     see = ImageClassification(crop_size=8, resize_size=8)
     flat = model(Backbone(net, see, {"name": "flat"}))
     assert "flat" in refusal(explain.heat, flat, [Image.new("RGB", (8, 8))])
+
+
+def test_the_title_fits_above_a_single_photo():
+    tiles = [(Image.new("RGB", (300, 200)), "a photo", "black")]
+    figure = photo_grid.figure(
+        tiles, "What the net sees, and where its label comes from (red: most)"
+    )
+    FigureCanvasAgg(figure).draw()
+    extents = [text.get_window_extent() for text in figure.texts]
+    assert all(e.x0 >= 0 and e.x1 <= figure.bbox.x1 for e in extents)
+    words, title = extents
+    assert title.y0 > words.y1

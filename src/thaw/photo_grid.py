@@ -36,7 +36,9 @@ def figure(
     columns = min(math.ceil(math.sqrt(4 / 3 * len(tiles))), len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     used = columns * (side + GAP) - GAP
-    width, y = max(used + 2 * GAP, 480), TITLE if title else GAP  # room for the title
+    width = max(used + 2 * GAP, 480)
+    title = textwrap.fill(title, width // 11)  # pixels of a letter
+    y = TITLE + GAP * title.count("\n") if title else GAP
     pasted: list[tuple[int, int, np.ndarray]] = []
     written: list[tuple[float, int, str, str]] = []
     for row in rows:
