@@ -95,7 +95,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
         lambda: instantiate(cfg.finetune),
         lambda: check_optimizer(instantiate(cfg.optimizer)),
         lambda: instantiate(cfg.augment),
-        lambda: instantiate(cfg.arch),
+        lambda: sweep.backbone(cfg.arch),
         lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
     )
     schedule.check(backbone)
@@ -111,7 +111,8 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
 
     staged = StagedUnfreezing(schedule)
     history = History(run.path / "history.csv", staged)
-    module = Classifier(backbone, data.classes, optimizer, cfg.seed, cfg.trainer.compile)
+    how = (cfg.trainer.compile, cfg.trainer.fuse)
+    module = Classifier(backbone, data.classes, optimizer, cfg.seed, *how)
     extractor = Extractor(cache, backbone, data, cfg.trainer.fuse)
     work = FrozenWork(extractor, schedule, staged)
     saved = Checkpoints(run.checkpoints, staged, history)
@@ -132,7 +133,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
         trainer.fit(module, data, ckpt_path=run.resume_point(module), weights_only=True)
     forgotten = forgetting.after()  # at the end of training: the best epoch may precede the harm
     with clock("test"):
-        run.load_best(module)
+        saved.load_best(module)
         # Val again, of the best epoch: what calibrates the model must not be test.
         trainer.test(module, [data.val_dataloader(), data.test_dataloader()], verbose=False)
 

@@ -31,12 +31,26 @@ from thaw import cli, files
 from thaw.errors import UserError
 
 REPO = Path(__file__).resolve().parents[1]
-OF_THAW = ("thaw", "warm", "few", "many")  # they import the same
+OFF = {  # row parts: Thaw as it comes, and without one of the parts that make it fast
+    "all on": [],
+    "fuse=false": ["trainer.fuse=false"],
+    "channels_last=false": ["trainer.channels_last=false"],
+    "keep_memory=false": ["trainer.keep_memory=false"],
+    "precision=32-true": ["trainer.precision=32-true"],
+    "all off": [
+        "trainer.fuse=false",
+        "trainer.channels_last=false",
+        "trainer.keep_memory=false",
+        "trainer.precision=32-true",
+    ],
+}
+OF_THAW = ("thaw", "warm", "few", "many", *OFF)  # they import the same
 ROWS = {
     "head": ("lesson", "lightning", "thaw", "warm", "limit"),
     "head25": ("lesson", "lightning", "thaw", "limit"),
     "last_block": ("lesson", "thaw"),
     "full": ("lesson", "thaw"),
+    "parts": (*OFF,),
     "sweep": ("thaw", "sweep"),
     "predict": ("bare", "photo", "folder"),
     "memory": ("few", "many"),
@@ -60,6 +74,7 @@ LINES = (  # row, what of it, label
 PAIRS = (  # row, what of it, system, what it is compared with, label
     ("head", "seconds", "thaw", "limit", "a cold run : the limit"),
     ("sweep", "seconds", "sweep", "thaw", "a cold sweep of {rates} learning rates : one cold run"),
+    ("sweep", "whole", "sweep", "thaw", "the same, whole processes"),
     ("predict", "seconds", "photo", "bare", "predict.py, one photo : import torch, run a net"),
     (
         "predict",
@@ -80,6 +95,7 @@ NOTES = {  # row → what counts as what
     " but the head's epochs, so frozen work counts as if no other phase had shared it. Thaw's val"
     " photos are the loop's test photos, so that the work is equal.",
     "full": "Whole net: an epoch with its val photos, which are the loop's test photos here too.",
+    "parts": "Parts: Thaw with one of its settings in `trainer` changed, all else as it comes.",
     "predict": "predict.py: the whole process, and what a Python that imports torch and torchvision"
     " takes, with one forward pass.",
 }
@@ -244,6 +260,7 @@ class Bench:
             folder = Path(tempfile.mkdtemp(dir=self.scratch))
             cache = self.cache if system == "warm" else folder / "cache"
             own = {"sizes": sizes, "imports": imports, "run": folder / "run", "cache": cache}
+            own |= {"off": OFF.get(system, [])}
             told = json.dumps(job | own, default=str)
             return self.timed(__file__, "--one", system, row, told), folder
 
@@ -447,7 +464,7 @@ def limit(row: str, job: dict[str, Any]) -> Result:
     net.reset_classifier(0)
     net.eval().to(memory_format=torch.channels_last)
     bf16, rows = best_precision("cpu") == "bf16-mixed", []
-    run, see = net if bf16 else fused(net), folders[0].transform
+    run, see = fused(net, torch.bfloat16 if bf16 else torch.float32), folders[0].transform
     with (
         decoders() as pool,
         torch.inference_mode(),
@@ -478,11 +495,12 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
     arguments = ["trainer=cpu", f"cache.dir='{job['cache']}'", f"hydra.run.dir='{run}'"]
     arguments += ["data=folder", f"data.root='{job['data']}'", f"data.test={job['test']}"]
     # The loop looks at all test photos after each epoch: where epochs are compared, so does Thaw.
-    arguments += [f"data.val={job['test'] if row in ('last_block', 'full') else 'null'}"]
+    alike = row in ("last_block", "full", "parts")
+    arguments += [f"data.val={job['test'] if alike else 'null'}", *job["off"]]
     arguments += [f"finetune.phases.head.epochs={sizes['long' if row == 'head25' else 'head']}"]
     if row == "last_block":
         arguments += ["finetune=last_block", f"finetune.phases.last.epochs={sizes['last']}"]
-    if row == "full":
+    if row in ("full", "parts"):
         arguments += ["finetune=full", "finetune.phases.all.epochs=1"]
     if row == "sweep":
         rates = [f"{10 ** (-4 + 2 * i / (sizes['rates'] - 1)):.2e}" for i in range(sizes["rates"])]
@@ -508,12 +526,13 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
     result = {"acc": max(metrics["test/acc"] for metrics in jobs)}  # a sweep has rates too low
     if row not in ("sweep", "thaw"):  # to the end of the test: other systems report nothing
         result["seconds"] = tested[0] - began
-    if row in ("last_block", "full"):
+    if row in ("last_block", "full", "parts"):
         with (run / "history.csv").open(newline="") as file:
             epochs = [(line["phase"], float(line["seconds"])) for line in csv.DictReader(file)]
         head = sum(seconds for phase, seconds in epochs if phase == "head")
         everything = jobs[0]["seconds/fit"] + jobs[0]["seconds/test"]
         result["seconds"] = everything - head if row == "last_block" else epochs[-1][1]
+        result["features"] = jobs[0]["seconds/features"]
     return result
 
 
@@ -537,14 +556,14 @@ def medians(found: Sequence[Result]) -> Medians:
         same = [result for result in found if (result["row"], result["system"]) == (row, system)]
         middle.setdefault(row, {})[system] = {
             key: statistics.median(result[key] for result in same)
-            for key in ("seconds", "whole", "rss", "acc", "photos", "rate")
+            for key in ("seconds", "whole", "features", "rss", "acc", "photos", "rate")
             if key in same[0]
         }
     return middle
 
 
 def tables(middle: Medians, sizes: dict[str, Any]) -> list[list[list[str]]]:
-    """Two tables of cells, headers first: systems by row, and pairs with their ratio."""
+    """Tables of cells, headers first: systems by row, pairs with their ratio, parts of Thaw."""
     names = {f"{name}_images": 5 * sum(sizes[name]) for name in ROWS["memory"]}
     names |= sizes | middle.get("predict", {}).get("folder", {})
     systems = [["", *(name for name, _ in SYSTEMS.values())]]
@@ -562,7 +581,11 @@ def tables(middle: Medians, sizes: dict[str, Any]) -> list[list[list[str]]]:
             a, b = middle[row][system][key], middle[row][other][key]
             ratio = f"{digits(a / b, 3)}"
             pairs.append([label.format(**names), amount(a, key), amount(b, key), ratio])
-    return [table for table in (systems, pairs) if len(table) > 1]
+    parts = [["Thaw's parts", "frozen work", "whole net, 1 epoch", "peak memory", "test accuracy"]]
+    for name, found in middle.get("parts", {}).items():
+        keys = ("features", "seconds", "rss", "acc")
+        parts.append([name, *(amount(found[key], key) for key in keys)])
+    return [table for table in (systems, pairs, parts) if len(table) > 1]
 
 
 def amount(value: float, key: str) -> str:
@@ -578,7 +601,7 @@ def digits(value: float, count: int) -> str:
 
 
 def markdown(found: Sequence[Result], machine: dict[str, Any], sizes: dict[str, Any]) -> str:
-    """Both tables; what was measured on which machine, and what counts as what."""
+    """The tables; what was measured on which machine, and what counts as what."""
     blocks = []
     for header, *lines in tables(medians(found), sizes):
         rule = ["---", *["---:"] * (len(header) - 1)]

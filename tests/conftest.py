@@ -240,6 +240,7 @@ def small_run(photos: Path, weights: Path) -> list[str]:
         "data=folder",
         f"data.root={photos}",
         "data.batch_size=8",
+        "trainer.precision=32-true",  # bundles are tested in it, on whatever machine
         "trainer=cpu",
     ]
 

@@ -36,11 +36,13 @@ def benchmark(call_script, monkeypatch, tmp_path):
 
 def planted(row, system, repeat):
     """A measurement; the middle one of three repeats is as in SECONDS."""
-    seconds = SECONDS[system] * (1.0, 7.0, 0.5)[repeat]
+    seconds = SECONDS.get(system, 9.0) * (1.0, 7.0, 0.5)[repeat]
     result = {"row": row, "system": system, "repeat": repeat, "seconds": seconds}
     result |= {"whole": seconds + 3, "rss": 640_000_000 if system == "many" else 500_000_000}
     if row == "predict":
         return result | {"photos": 397, "rate": 397 / seconds}
+    if row == "parts":
+        result |= {"features": 1.5}
     return result | {"acc": 0.94, "threads": 2}
 
 
@@ -80,7 +82,7 @@ def test_mistakes_get_one_sentence(benchmark, arguments, sentence):
 
 def test_tables_of_planted_numbers(script):
     middle = script.medians(measured(script, script.ROWS))
-    systems, pairs = script.tables(middle, script.SIZES)
+    systems, pairs, parts = script.tables(middle, script.SIZES)
     header, *lines = systems
     assert header[1:] == [name for name, _ in script.SYSTEMS.values()]
     assert lines[0] == [
@@ -96,6 +98,9 @@ def test_tables_of_planted_numbers(script):
     sweep = "a cold sweep of 20 learning rates : one cold run"
     assert ratios[sweep] == ["11.0 s", "5.00 s", "2.20"]
     assert ratios["peak memory, 20,000 : 500 images"] == ["640 MB", "500 MB", "1.28"]
+    assert ratios["the same, whole processes"] == ["14.0 s", "8.00 s", "1.75"]
+    assert [line[0] for line in parts[1:]] == [*script.OFF]
+    assert parts[2] == ["fuse=false", "1.50 s", "9.00 s", "500 MB", "94.0%"]
     assert ratios["predict.py, 397 photos, 57/s : one"] == ["7.00 s", "2.50 s", "2.80"]
 
 
@@ -171,6 +176,12 @@ def test_only_the_warm_run_gets_a_used_cache(bench):
     assert first == warm
     assert second == again != first
     assert bench.jobs[0][2]["cache"] not in (first, second)  # nor one of the short run before
+
+
+def test_each_part_is_switched_off_alone(bench):
+    for system in ("all on", "fuse=false"):
+        bench.measure("parts", system, 0)
+    assert [job["off"] for _, _, job in bench.jobs[-2:]] == [[], ["trainer.fuse=false"]]
 
 
 @pytest.mark.parametrize("acc", [1 / 3, 0.1, math.nan])

@@ -137,7 +137,7 @@ def test_the_digest_tells_prefixes_apart():
     def digest():
         here = cut(backbone)
         assert here is not None
-        return here.prefix_digest()
+        return here.prefix_digest
 
     first = digest()
     with torch.no_grad():

@@ -138,3 +138,19 @@ def test_what_can_not_be_traced_stays_as_it_is():
 
     net = Decides()
     assert fused(net) is net
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16"
+)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_bfloat16_is_as_near_as_autocast_is(name):
+    part, images = frozen_part(name), noise(4, 3, 96, 96)
+    with torch.inference_mode():
+        exact = part(images)
+        fast = fused(part, torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            usual, found = part(images), fast(images)
+    assert count(fast, FusedConv) > 10
+    assert found.dtype is torch.bfloat16
+    assert (found - exact).norm() < 1.2 * (usual - exact).norm()

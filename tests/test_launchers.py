@@ -84,7 +84,8 @@ def test_a_job_of_submitit_is_requeued_and_goes_on(short, tmp_path, elsewhere, m
         (folder / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    asked = [*short, "finetune.phases.head.epochs=60", "augment=flip"]
+    more = "+finetune.phases.more={train:head,epochs:60,lr:1e-3}"  # a checkpoint comes before it
+    asked = [*short, more, "augment=flip"]
     asked += ["trainer=slurm", "trainer.accelerator=cpu", "-m", "hydra.sweep.dir=sweep"]
     asked += ["hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"]
 
@@ -97,7 +98,7 @@ def test_a_job_of_submitit_is_requeued_and_goes_on(short, tmp_path, elsewhere, m
     assert (folder / "asked").read_text().splitlines() == ["show job 77", "requeue 77"]
     assert "#SBATCH --cpus-per-task=1" in (folder / "script").read_text()
     assert "going on from" in (run / "train.log").read_text()
-    assert (run / "train.log").read_text().count("epoch  1/60") == 1
+    assert (run / "train.log").read_text().count("epoch  1/61") == 1
     assert state(run) == "done"
     call_train(tmp_path, *asked[:-3], "hydra.sweep.dir=whole")
     (whole,) = jobs(tmp_path / "whole").values()

@@ -29,7 +29,8 @@ INSIDE = {
     "SLURM_NODEID": "0",
 }
 ON_SLURM = ["trainer=slurm", "trainer.accelerator=cpu"]
-LONG = ["finetune.phases.head.epochs=60", "augment=flip", *ON_SLURM]
+MORE = "+finetune.phases.more={train:head,epochs:60,lr:1e-3}"  # a checkpoint comes before it
+LONG = [MORE, "augment=flip", *ON_SLURM]
 
 
 def child(arguments, folder, environment):
@@ -116,7 +117,7 @@ def test_a_preempted_job_is_requeued_and_ends_the_same(
     assert going_on.code == 0, going_on.err
     log = (run / "train.log").read_text()
     assert "going on from" in log
-    assert log.count("epoch  1/60") == 1, "what was done isn't done again"
+    assert log.count("epoch  1/61") == 1, "what was done isn't done again"
     assert [path.parent for path in tmp_path.glob("outputs/runs/**/status.json")] == (
         [] if flags else [run]
     )

@@ -65,6 +65,17 @@ def test_a_run_leaves_a_complete_folder(gradual):
         torch.load(done.run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
+def test_a_best_epoch_in_the_middle_of_a_phase_is_tested(train, small):
+    rate = ["finetune.phases.head.lr=0.5", "finetune.phases.head.epochs=4"]
+    done = train(*small, *rate, "optimizer=sgd", "optimizer.momentum=0.9")
+    best = json.loads((done.run / "metrics.json").read_text())["best/epoch"]
+    assert best < 4
+    checkpoint = torch.load(done.run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["epoch"] + 1 == best
+    for name, tensor in thaw.load(done.run).backbone.state_dict().items():
+        assert torch.equal(tensor, checkpoint["state_dict"][f"backbone.{name}"])
+
+
 def test_val_decides_and_the_best_epoch_is_tested(train, small):
     # The second phase's learning rate destroys the net: its epoch must not be what is tested.
     harm = ["finetune.phases.all.lr=3.0", "finetune.phases.head.epochs=2"]

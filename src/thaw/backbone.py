@@ -136,20 +136,26 @@ class Backbone(nn.Module):
         }
         held = {id(module) for found in self._held.values() for module in found}
         self._shared = [module for module in modules.values() if id(module) not in held]
-        self._names = {
-            (stage, kind): [name for name in names if any(is_in(name, path) for path in paths)]
+        self._places = {
+            (stage, kind): {
+                name: (modules[name.rpartition(".")[0]], name.rpartition(".")[2])
+                for name in names
+                if any(is_in(name, path) for path in paths)
+            }
             for stage, paths in self.stages.items()
             for kind, names in kinds.items()
         }
 
     def named_parameters_of(self, stage: str) -> dict[str, nn.Parameter]:
         """Parameters of a stage by their names in `net`."""
-        return {name: self.net.get_parameter(name) for name in self._names[stage, "parameters"]}
+        places = self._places[stage, "parameters"].items()
+        return {name: module._parameters[own] for name, (module, own) in places}  # type: ignore[misc]
 
     def named_tensors_of(self, stage: str) -> dict[str, Tensor]:
         """Parameters and buffers of a stage by their names in `net`."""
-        buffers = {name: self.net.get_buffer(name) for name in self._names[stage, "buffers"]}
-        return {**self.named_parameters_of(stage), **buffers}
+        places = self._places[stage, "buffers"].items()
+        buffers = {name: module._buffers[own] for name, (module, own) in places}
+        return {**self.named_parameters_of(stage), **buffers}  # type: ignore[dict-item]
 
     def modules_of(self, stage: str) -> list[nn.Module]:
         """Modules of a stage; those that it holds whole, with everything below."""
@@ -189,19 +195,19 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`, but frozen stages stay in eval mode whoever calls it."""
-        super().train(mode)
-        if not mode:
-            return self
-        for stage in self.stages:
-            for module in self.modules_of(stage):
-                frozen = stage not in self.trained
-                fixed_bn = self.batch_norm == "eval" and isinstance(
-                    module, nn.modules.batchnorm._BatchNorm
-                )
-                module.training = not (frozen or fixed_bn)
-        # Containers that stages share may hold functional dropout before the head (timm's do).
-        for module in self._shared:
-            module.training = "head" in self.trained
+        modes = dict.fromkeys(self.modules(), mode)
+        if mode:
+            for stage in self.stages:
+                for module in self.modules_of(stage):
+                    fixed_bn = self.batch_norm == "eval" and isinstance(
+                        module, nn.modules.batchnorm._BatchNorm
+                    )
+                    modes[module] = stage in self.trained and not fixed_bn
+            # Containers that stages share may hold functional dropout before the head (timm's do).
+            modes |= dict.fromkeys(self._shared, "head" in self.trained)
+        for module, training in modes.items():
+            if module.training != training:  # to set an attribute of a module takes its time
+                module.training = training
         return self
 
     def frozen_digest(self) -> dict[str, str]:

@@ -46,9 +46,19 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, folder: Path, staged: StagedUnfreezing, history: History) -> None:
         self.folder, self.staged, self.history = folder, staged, history
-        self.best: dict[str, Any] = {}  # not yet written
+        self.best: dict[str, Any] = {}  # weights of this phase's best epoch, if it is the run's
+        self.pending = False  # they aren't in the file yet
         self.written = time.monotonic()
-        self.phases = 0
+        self.phases = 1  # that have begun
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on has begun some."""
+        self.phases = len(self.staged.starts)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What a phase that begins trains isn't frozen any more, as what is kept here may be."""
+        if trainer.current_epoch == self.staged.starts[-1]:
+            self.best = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Comes last of all callbacks: whether the phase is over has been decided."""
@@ -65,15 +75,26 @@ class Checkpoints(Checkpoint):
                 name: tensor.detach().clone() if id(tensor) in moving else tensor.detach()
                 for name, tensor in pl_module.state_dict(keep_vars=True).items()
             }
+            self.pending = True
         begun, self.phases = self.phases, len(self.staged.starts)
         now = time.monotonic()
         if trainer.strategy.broadcast(begun != self.phases or now - self.written >= EVERY):
-            if self.best and trainer.is_global_zero:
+            if self.pending and trainer.is_global_zero:
                 facts = {"state_dict": self.best, "epoch": self.history.best["epoch"] - 1}
                 AtomicCheckpoints().save_checkpoint(facts, self.folder / "best.ckpt")
-            self.best = {}
+            self.pending = False
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.written = time.monotonic()
+
+    def load_best(self, module: LightningModule) -> None:
+        """Put the weights of the best epoch on val into the module.
+
+        `Trainer.test(ckpt_path=…)` would set the callbacks back to that epoch too.
+        """
+        path = self.folder / "best.ckpt"
+        best = self.best or torch.load(path, "cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(best)
+        self.best = {}
 
 
 def why_unusable(path: Path, module: LightningModule) -> str | None:

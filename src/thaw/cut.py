@@ -9,7 +9,8 @@ trains or is random. Both halves call the net's own modules; no weight is copied
 import hashlib
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import cached_property
 
 from torch import Tensor, fx, nn
 
@@ -29,7 +30,7 @@ class Cut:
     """
 
     def __init__(
-        self, backbone: Backbone, graph: fx.Graph, node: str, tails: dict[bool, Callable]
+        self, backbone: Backbone, graph: fx.Graph, node: str, tails: dict[bool, fx.GraphModule]
     ) -> None:
         self.backbone, self.graph, self.node, self.tails = backbone, graph, node, tails
         self.steps = [n.name for n in graph.nodes]
@@ -47,8 +48,9 @@ class Cut:
         """What leads to this cut: from images `[B, 3, H, W]`, or from the features at `before`."""
         return _part(self.backbone.net, self.graph, before and before.node, self.node)
 
+    @cached_property
     def prefix_digest(self) -> str:
-        """sha256 of the prefix: the net's kind, its steps, parameters and buffers."""
+        """sha256 of the prefix, which is frozen: the net's kind, its steps, weights and buffers."""
         part = _part(self.backbone.net, self.graph, None, self.node)
         steps = f"{self.backbone.origin if self.depth else ''} {part.code}"
         tensors = digest(dict(part.state_dict()))

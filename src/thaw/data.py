@@ -20,7 +20,7 @@ from thaw.augment import Augment
 from thaw.cache import Rows
 from thaw.dataset import Batches, EpochShuffle, InOrder, PhotoDataset
 from thaw.errors import UserError
-from thaw.photos import broken_photos, is_photo
+from thaw.photos import broken_photos, digest, is_photo
 from thaw.splits import Folder, Sample, cut
 
 log = logging.getLogger(__name__)
@@ -217,12 +217,10 @@ class PhotoFolder(LightningDataModule):
         """sha256 of each photo's bytes; read once."""
         paths = [sample.path for sample in self.splits[split]]
 
-        def read(path: str) -> str:
-            return hashlib.sha256((self.root / path).read_bytes()).hexdigest()
-
         with ThreadPoolExecutor() as pool:
             unread = [path for path in paths if path not in self.contents]
-            self.contents.update(zip(unread, pool.map(read, unread), strict=True))
+            found = pool.map(digest, [self.root / path for path in unread])
+            self.contents.update(zip(unread, found, strict=True))
         return [self.contents[path] for path in paths]
 
     def paths_by_digest(self) -> dict[str, Path]:

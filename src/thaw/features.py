@@ -43,7 +43,7 @@ class Extractor:
     """Runs a backbone's prefix over photos; on the CPU in float32, until told `on` what.
 
     Args:
-        fuse: on a CPU in float32, do convolution, BatchNorm and activation in one step.
+        fuse: on a CPU, do convolution, BatchNorm and activation in one step.
     """
 
     def __init__(
@@ -102,19 +102,21 @@ class Extractor:
         facts = {
             "format": FORMAT,
             "batch": BATCH,
-            "prefix": here.prefix_digest(),
+            "prefix": here.prefix_digest,
             "transforms": describe_transforms(self.backbone.transforms),
             "precision": self.precision,
             "device": self.device.type,
-            "fused": self._fuses,
+            "fused": self.fuses is not None,
             "memory_format": str(self.backbone.memory_format),
             "versions": {package: metadata.version(package) for package in VERSIONS},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
     @property
-    def _fuses(self) -> bool:
-        return self.fuse and self.device.type == "cpu" and self.precision == "32-true"
+    def fuses(self) -> torch.dtype | None:
+        """What fused convolutions compute in; None if none are fused."""
+        kinds = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+        return kinds.get(self.precision) if self.fuse and self.device.type == "cpu" else None
 
     # --- computing ----------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class Extractor:
         training = [module.training for module in modes]
         self.backbone.eval().to(self.device)
         part = here.between(before and before[0])
-        run = fused(part) if self._fuses else part
+        run = fused(part, self.fuses) if self.fuses else part
         batches = [names[i : i + BATCH] for i in range(0, len(names), BATCH)]
         done: list[Tensor] = []
         begin = 0

@@ -134,9 +134,10 @@ class StagedUnfreezing(Callback):
 
     def _check_frozen(self, backbone: Backbone) -> None:
         now = backbone.frozen_digest()
-        digests = gathered(digest(dict(backbone.net.state_dict())))
-        if len(set(digests)) > 1:
-            raise RuntimeError(f"Ranks differ after phase {self.phase.name}: {digests}.")
+        if dist.is_available() and dist.is_initialized():
+            digests = gathered(digest(dict(backbone.net.state_dict())))
+            if len(set(digests)) > 1:
+                raise RuntimeError(f"Ranks differ after phase {self.phase.name}: {digests}.")
         changed = [stage for stage, before in self.frozen.items() if now.get(stage) != before]
         if changed:
             raise RuntimeError(

@@ -29,6 +29,7 @@ class FrozenWork(Callback):
     def __init__(self, extractor: Extractor, schedule: Schedule, staged: StagedUnfreezing) -> None:
         self.extractor, self.schedule, self.staged = extractor, schedule, staged
         self.prepared: str | None = None
+        self.last: tuple[object, Cut | None] = (None, None)  # the cut made last, and for what
         self.said: set[str] = set()
         self.threads = torch.get_num_threads()
 
@@ -60,7 +61,14 @@ class FrozenWork(Callback):
         self._use(module, here, splits, self._later(phase, here) if here else [])
 
     def _cut(self) -> Cut | None:
-        here = cut(self.extractor.backbone) if self.extractor.cache.enabled else None
+        """The cut for what trains now; the test's is often the last phase's, and not made twice."""
+        backbone = self.extractor.backbone
+        if not self.extractor.cache.enabled:
+            return None
+        what = (backbone.trained, backbone.trained_norms, backbone.batch_norm)
+        if self.last[0] != what:
+            self.last = (what, cut(backbone))
+        here = self.last[1]
         return here if here and here.depth else None
 
     def _later(self, phase: Phase, here: Cut) -> list[Cut]:
@@ -91,7 +99,7 @@ class FrozenWork(Callback):
             log.warning("Nothing is cached, so frozen stages run again each epoch: %s.", error)
             return
         data.features.update(zip(splits, rows, strict=True))
-        module.use_tail(here.tail)
+        module.use_tail(here.tails)
 
     def _share(self) -> None:
         """Use one thread where features `[N, D]` go into a head: to wake up others takes longer

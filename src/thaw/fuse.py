@@ -28,15 +28,21 @@ ACTIVATIONS: dict[type, tuple[str, list[float]]] = {  # oneDNN's names for them
 NOTHING = (nn.Identity, nn.modules.dropout._DropoutNd)  # in eval mode
 
 
-def fused(part: nn.Module) -> Callable[[Tensor], Tensor]:
-    """What `part` does in eval mode, for float32 images `[B, C, H, W]` of one size on the CPU.
+def fused(part: nn.Module, dtype: torch.dtype = torch.float32) -> Callable[[Tensor], Tensor]:
+    """What `part` does in eval mode, for images `[B, C, H, W]` of one size on the CPU.
 
     The part and its weights stay as they are. Where nothing can be fused, it comes back itself.
+
+    Args:
+        dtype: of the convolutions, as autocast would have them. In bfloat16 the scale of BatchNorm
+            is in the weights before they are rounded, and its shift isn't rounded at all.
     """
     if not torch.backends.mkldnn.is_available():
         return part
+    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return part
     try:
-        graph = _Layers().trace(part)
+        graph = Layers().trace(part)
     except Exception as error:  # whatever control flow makes of fx's proxies
         log.debug("not fused: %s", error)
         return part
@@ -44,13 +50,13 @@ def fused(part: nn.Module) -> Callable[[Tensor], Tensor]:
     found: dict[str, Any] = {name: attrgetter(name)(part) for name in named}
     calls = Counter(named)
     for node in list(graph.nodes):
-        if node.op == "call_module" and _is_plain(found[node.target]) and calls[node.target] == 1:
-            found[node.target] = _fuse(graph, node, found)
+        if node.op == "call_module" and is_plain(found[node.target]) and calls[node.target] == 1:
+            found[node.target] = _fuse(graph, node, found, dtype)
     some = any(isinstance(layer, FusedConv) for layer in found.values())
     return fx.GraphModule(found, graph) if some else part
 
 
-class _Layers(fx.Tracer):
+class Layers(fx.Tracer):
     """Steps are layers: what has no modules inside, and what torch makes of several."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -58,23 +64,30 @@ class _Layers(fx.Tracer):
         return plain or super().is_leaf_module(m, module_qualified_name)
 
 
-def _is_same(layer: nn.Module) -> bool:
+def is_same(layer: nn.Module) -> bool:
     """Whether it is timm's convolution that pads as TensorFlow does: until the output is as large
     as the input divided by the stride, and what is odd of it behind.
     """
     return type(layer).__name__ == "Conv2dSame"
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def same_padding(conv: nn.Conv2d, shape: torch.Size) -> list[int]:
+    """Rows and columns that such a convolution adds to maps of this shape `[B, C, H, W]`."""
+    sides = zip(shape[2:], conv.stride, conv.kernel_size, strict=True)
+    return [max((-(-size // step) - 1) * step + kernel - size, 0) for size, step, kernel in sides]
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether it is a convolution whose arguments say all that it does."""
     return (
-        (type(layer) is nn.Conv2d or _is_same(layer))
+        (type(layer) is nn.Conv2d or is_same(layer))
         and isinstance(layer.padding, tuple)
         and layer.padding_mode == "zeros"
-        and not (_is_same(layer) and layer.dilation != (1, 1))
+        and not (is_same(layer) and layer.dilation != (1, 1))
     )
 
 
-def _fuse(graph: fx.Graph, node: fx.Node, found: dict[str, Any]) -> "FusedConv":
+def _fuse(graph: fx.Graph, node: fx.Node, found: dict[str, Any], dtype: torch.dtype) -> "FusedConv":
     """Take out the steps that only this convolution feeds, as long as they can be done with it."""
     conv, activation = found[str(node.target)], None
     while activation is None and len(node.users) == 1:
@@ -96,15 +109,17 @@ def _fuse(graph: fx.Graph, node: fx.Node, found: dict[str, Any]) -> "FusedConv":
             break
         user.replace_all_uses_with(node)
         graph.erase_node(user)
-    return FusedConv(conv, activation)
+    return FusedConv(conv, activation, dtype)
 
 
 class FusedConv(nn.Module):
     """A convolution and the activation after it, as oneDNN's one step, for images of one size."""
 
-    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None) -> None:
+    def __init__(
+        self, conv: nn.Conv2d, activation: nn.Module | None, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv, self.dtype = conv, dtype
         self.after = ACTIVATIONS[type(activation)] if activation else ("none", [])
         self.packed: Tensor | None = None
 
@@ -113,17 +128,15 @@ class FusedConv(nn.Module):
         if self.packed is None:
             self._pack(images.shape)
         run = torch.ops.mkldnn._convolution_pointwise
-        return run(images, self.packed, self.conv.bias, *self.how, *self.after, "")
+        return run(images.to(self.dtype), self.packed, self.conv.bias, *self.how, *self.after, "")
 
     def _pack(self, shape: torch.Size) -> None:
         conv, weight, padding = self.conv, self.conv.weight.detach(), [*self.conv.padding]
-        if _is_same(conv):
-            for axis in (0, 1):
-                size, stride, kernel = shape[2 + axis], conv.stride[axis], conv.kernel_size[axis]
-                more = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        if is_same(conv):
+            for axis, more in enumerate(same_padding(conv, shape)):
                 padding[axis] = -(-more // 2)
                 if more % 2:  # one more behind than before: in its place, a zero before the weights
                     weight = F.pad(weight, (0, 0, 1, 0) if axis == 0 else (1, 0))
         self.how = (padding, [*conv.stride], [*conv.dilation], conv.groups)
         pack = torch.ops.mkldnn._reorder_convolution_weight
-        self.packed = pack(weight, *self.how, [*shape])
+        self.packed = pack(weight.to(self.dtype), *self.how, [*shape])

@@ -87,7 +87,8 @@ def search(module: Classifier, data: PhotoFolder, schedule: Schedule, work: Froz
             rate = LOW * (HIGH / LOW) ** (step / (STEPS - 1))
             for group in optimizer.param_groups:
                 group["lr"] = rate * shares[group["stage"]]
-            loss = F.cross_entropy(module.logits(batch), batch["label"])
+            with work.extractor.autocast():
+                loss = F.cross_entropy(module.logits(batch), batch["label"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

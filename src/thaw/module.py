@@ -1,11 +1,11 @@
 """The LightningModule: loss, metrics, and one optimizer with a named group for every stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -15,8 +15,10 @@ from thaw.augment import mix
 from thaw.backbone import Backbone
 from thaw.errors import UserError
 from thaw.finetune import gathered
+from thaw.fold import folded
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+Runs = dict[bool, Callable[[Tensor], Tensor]]
 
 
 class Classifier(LightningModule):
@@ -27,7 +29,8 @@ class Classifier(LightningModule):
         classes: names, in the order of the logits.
         optimizer: makes an optimizer from parameter groups; learning rates are the schedule's.
         seed: of dropout and stochastic depth.
-        compile_net: run the backbone through `torch.compile`, with a backend of this name.
+        compile_net: run the net through `torch.compile`, with a backend of this name.
+        fold: on a CPU, fold BatchNorms that stand still into convolutions (`thaw.fold`).
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class Classifier(LightningModule):
         optimizer: MakeOptimizer,
         seed: int = 0,
         compile_net: bool | str = False,
+        fold: bool = False,
     ) -> None:
         super().__init__()
         self.backbone, self.classes, self.seed = backbone, classes, seed
-        self.compile_net = compile_net
-        self.net: Callable[[Tensor], Tensor] = backbone.forward  # not a second child module
-        self.tail: Callable[[Tensor], Tensor] | None = None  # what follows cached features
+        self.compile_net, self.fold = compile_net, fold
+        # What runs in train mode and in eval mode. No modules, or they'd be children once more.
+        self.whole: Runs = {}
+        self.tail: Runs = {}  # what follows cached features
         self.make_optimizer = optimizer
         self.train_acc = MulticlassAccuracy(len(classes), average="micro")
         self.val_metrics = MetricCollection(
@@ -56,30 +61,44 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` → logits `[B, classes]`."""
-        return self.net(images.contiguous(memory_format=self.backbone.memory_format))
+        self.whole = self.whole or self._prepared(dict.fromkeys((True, False), self.backbone.net))
+        images = images.contiguous(memory_format=self.backbone.memory_format)
+        return self.whole[self.backbone.training](images)
 
     def phase_changed(self) -> None:
-        """Compile anew: compiled code goes on without gradients for what was frozen in it.
+        """Compile or fold anew, with what is frozen now.
 
-        Dynamo doesn't guard on `requires_grad` (pytorch/pytorch#139476).
+        Compiled code goes on without gradients for what was frozen in it: Dynamo doesn't guard on
+        `requires_grad` (pytorch/pytorch#139476).
         """
         if self.compile_net:
             torch.compiler.reset()
-            self.net = self._compiled(self.backbone.forward)
+        self.whole = {}
 
-    def use_tail(self, tail: Callable[[Tensor], Tensor] | None) -> None:
-        """Run this on batches of features: the part of the net behind where they were taken."""
-        self.tail = self._compiled(tail) if tail and self.compile_net else tail
+    def use_tail(self, tails: Mapping[bool, nn.Module] | None) -> None:
+        """Run these on batches of features, in train and in eval mode: the part of the net behind
+        where features were taken.
+        """
+        self.tail = self._prepared(tails) if tails else {}
 
-    def _compiled(self, part: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        backend = self.compile_net if isinstance(self.compile_net, str) else "inductor"
-        return torch.compile(part, backend=backend)
+    def _prepared(self, parts: Mapping[bool, nn.Module]) -> Runs:
+        if self.compile_net:
+            backend = self.compile_net if isinstance(self.compile_net, str) else "inductor"
+            made = {part: torch.compile(part.forward, backend=backend) for part in parts.values()}
+            return {mode: made[part] for mode, part in parts.items()}
+        if not self.fold or self.device.type != "cpu":
+            return {mode: part.forward for mode, part in parts.items()}
+        mode, runs = self.backbone.training, {}
+        for training, part in parts.items():
+            self.backbone.train(training)
+            runs[training] = folded(part)
+        self.backbone.train(mode)
+        return runs
 
     def logits(self, batch: dict[str, Tensor]) -> Tensor:
         """Logits `[B, classes]` of a batch's features, or of its images `[B, 3, H, W]`."""
         if "features" in batch:
-            assert self.tail is not None, "features come with the tail that reads them"
-            return self.tail(batch["features"])
+            return self.tail[self.backbone.training](batch["features"])
         return self(batch["image"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -93,7 +112,7 @@ class Classifier(LightningModule):
         """Cross-entropy of a batch `{image: [B, 3, H, W], label: [B]}`."""
         logits = self.logits(batch)
         loss = F.cross_entropy(logits, batch["label"])
-        self.train_acc(logits, batch["label"])
+        self.train_acc.update(logits, batch["label"])
         size = len(logits)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
@@ -102,7 +121,7 @@ class Classifier(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Loss, top-1 and macro F1 of a batch."""
         logits = self.logits(batch)
-        self.val_metrics(logits, batch["label"])
+        self.val_metrics.update(logits, batch["label"])
         loss = F.cross_entropy(logits, batch["label"])
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
         self.log_dict(self.val_metrics, batch_size=len(logits))  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Photo files: finding them, and decoding each the same way wherever Thaw meets it."""
 
+import hashlib
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +65,9 @@ def load_photo(path: Path | str | BinaryIO) -> Image.Image:
     with _quiet:  # damaged EXIF blocks and the like don't harm the pixels
         try:
             with Image.open(path) as image:
-                return _to_rgb(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)  # no copy where nothing is turned
+                image.load()
+                return _to_rgb(image)
         except Exception as error:
             raise BrokenPhoto(path, _reason(error)) from error
 
@@ -75,7 +78,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("I").point(lambda value: value / 257, "L").convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the way that Pillow asks for
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _reason(error: Exception) -> str:
@@ -129,7 +132,17 @@ def broken_photos(paths: list[Path]) -> dict[Path, str]:
     return {path: reason for path, reason in reasons.items() if reason}
 
 
-_whole: set[tuple[Path, int, int]] = set()  # that decoded: all jobs of a sweep ask for the same
+def digest(path: Path) -> str:
+    """sha256 of a file's bytes, which are read again only if its size or time has changed."""
+    version = _version(path)
+    if version not in _digests:
+        _digests[version] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _digests[version]
+
+
+# All jobs of a sweep ask for the same photos.
+_whole: set[tuple[Path, int, int]] = set()  # that decoded
+_digests: dict[tuple[Path, int, int], str] = {}
 
 
 def _version(path: Path) -> tuple[Path, int, int]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -50,6 +51,7 @@ def environment(seed: int, device: torch.device) -> dict[str, Any]:
     }
 
 
+@cache  # of the code that this process has read, whatever becomes of it during a sweep
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(

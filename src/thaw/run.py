@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 
@@ -52,14 +51,6 @@ class RunFolder:
                 return path
             log.warning("%s %s; going on from what was before it.", path, reason)
         return None
-
-    def load_best(self, module: LightningModule) -> None:
-        """Put the weights of the best epoch on val into the module.
-
-        `Trainer.test(ckpt_path=…)` would set the callbacks back to that epoch too.
-        """
-        checkpoint = torch.load(self.checkpoints / "best.ckpt", "cpu", weights_only=True)
-        module.load_state_dict(checkpoint["state_dict"])
 
     @property
     def status(self) -> dict[str, Any]:

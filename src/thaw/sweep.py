@@ -3,6 +3,7 @@
 Hydra imports this file when it starts, so torch and matplotlib are not imported with it.
 """
 
+import copy
 import json
 import logging
 import math
@@ -12,17 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from thaw.cli import ConsoleHandler, user_sentence
 from thaw.errors import UserError
 
 if TYPE_CHECKING:
+    from thaw.backbone import Backbone
     from thaw.run import RunFolder
 
 log = logging.getLogger(__name__)
 failures: list[Path] = []  # runs of the sweep that ended, for the exit code
+nets: dict[str, "Backbone"] = {}  # the pretrained net that the last job began with
 REFUSED = ".refused"  # in a finished run's folder, why this call of the sweep didn't accept it
 
 
@@ -67,6 +73,20 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     return loss
 
 
+def backbone(arch: DictConfig) -> "Backbone":
+    """The net of these settings; jobs that begin with the same pretrained one get copies of it."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return instantiate(arch)
+    key = OmegaConf.to_yaml(arch, resolve=True)
+    if key not in nets:
+        nets.clear()
+        made = instantiate(arch)
+        if not made.pretrained:  # random weights are of the job's own seed
+            return made
+        nets[key] = made
+    return copy.deepcopy(nets[key])
+
+
 def show_failed(run: Path, reason: str) -> None:
     """The line of a job that failed."""
     from rich import get_console
@@ -85,6 +105,7 @@ class Verdict(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember what an earlier call of the same sweep has done."""
         failures.clear()
+        nets.clear()
         if config.hydra.launcher.get("_target_", "").endswith("LocalLauncher"):
             # It starts all jobs at once and tells them nothing; joblib and Slurm limit theirs.
             os.environ["OMP_NUM_THREADS"] = str(config.hydra.launcher.cpus_per_task or 1)
@@ -94,6 +115,7 @@ class Verdict(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write `leaderboard.csv` and the figures into the sweep's folder, print the verdict."""
+        nets.clear()
         launcher = config.hydra.launcher.get("_target_", "")
         if "joblib" in launcher:
             from joblib.externals import loky
