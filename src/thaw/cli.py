@@ -3,6 +3,7 @@
 Nothing here imports torch: `python train.py --help` answers at once.
 """
 
+import atexit
 import gc
 import json
 import logging
@@ -53,6 +54,8 @@ def command(main: Callable[[], Any]) -> NoReturn:
     # Imports make half a million objects that stay. Looking for garbage among them, each time their
     # number has grown by a quarter, would take longer than anything else at the start.
     gc.set_threshold(100_000)
+    # Nor is there any to be looked for at the end, which would take more than a second.
+    atexit.register(gc.freeze)
     exit_on_signals()
     try:
         main()
