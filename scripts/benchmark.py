@@ -659,9 +659,7 @@ def draw_figure(path: Path, middle: Medians, sizes: dict[str, Any]) -> None:
     cold, loop = digits(bars["thaw"], 3), digits(bars["lesson"], 3)
     title = f"{label.capitalize()}: {cold} s with Thaw, {loop} s with the lesson's loop"
     figure.suptitle(title, x=0.01, ha="left")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
+    files.write_figure(path, figure)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Nothing here imports torch; matplotlib is imported with the first figure.
 """
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thaw.files import write_figure
 from thaw.pareto import BLUE, COSTS, RED, draw_cost
 from thaw.verdict import p_text
 
@@ -29,24 +29,16 @@ LONGEST_NAME = 44
 
 def draw(board: "Leaderboard", folder: Path) -> None:
     """Write `accuracy_cost.png`, `learning_curves.png` and, where there are pairs, `pairs.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save(_accuracy_cost(board), folder / "accuracy_cost.png")
-    save(_learning_curves(board), folder / "learning_curves.png")
+    write_figure(folder / "accuracy_cost.png", _accuracy_cost(board))
+    write_figure(folder / "learning_curves.png", _learning_curves(board))
     if board.pairs:
-        save(_pair_grid(board), folder / "pairs.png")
+        write_figure(folder / "pairs.png", _pair_grid(board))
 
 
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # needs no backend: nothing is shown
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Write a PNG that is whole or absent."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, path)
 
 
 def title(figure: "Figure", text: str, aside: str) -> None:
@@ -194,14 +186,16 @@ def _pair_grid(board: "Leaderboard") -> "Figure":
                 text += f"\n{_count(of_row)} : {_count(of_column)}\n{p_text(pair.p_holm)}"
             weight = "bold" if pair.told_apart else "normal"
             style: dict[str, Any] = {"ha": "center", "va": "center", "weight": weight}
-            axes.text(column, row, text, **style, fontsize=9 if few else 6.5)
+            style |= {"fontsize": 9 if few else 6.5, "in_layout": False}  # it lies in its cell
+            axes.text(column, row, text, **style)
             if pair.told_apart:
                 corner = column - 0.46, row - 0.46
                 axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, linewidth=1.3))
     reach = max(1.0, 1.6 * float(np.nanmax(abs(leads))))  # pale enough to read numbers on
     colours = LinearSegmentedColormap.from_list("won", [RED, "white", BLUE])
     colours = colours.with_extremes(bad="0.9")
-    axes.imshow(leads, cmap=colours, norm=TwoSlopeNorm(0, -reach, reach), aspect="auto")
+    norm = TwoSlopeNorm(0, -reach, reach)
+    axes.imshow(colours(norm(leads)), interpolation="nearest", aspect="auto")
     axes.set_xticks(range(number), [str(i + 1) for i in range(number)])
     axes.set_yticks(range(number), [f"{_short(name)}  {i + 1}" for i, name in enumerate(names)])
     axes.xaxis.tick_top()

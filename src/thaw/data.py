@@ -7,7 +7,6 @@ workers nor an interruption changes it.
 import hashlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from thaw.augment import Augment
 from thaw.cache import Rows
 from thaw.dataset import Batches, EpochShuffle, InOrder, PhotoDataset
 from thaw.errors import UserError
-from thaw.photos import broken_photos, digest, is_photo
+from thaw.photos import broken_photos, digests, is_photo
 from thaw.splits import Folder, Sample, cut
 
 log = logging.getLogger(__name__)
@@ -216,11 +215,9 @@ class PhotoFolder(LightningDataModule):
     def digests(self, split: str) -> list[str]:
         """sha256 of each photo's bytes; read once."""
         paths = [sample.path for sample in self.splits[split]]
-
-        with ThreadPoolExecutor() as pool:
-            unread = [path for path in paths if path not in self.contents]
-            found = pool.map(digest, [self.root / path for path in unread])
-            self.contents.update(zip(unread, found, strict=True))
+        unread = [path for path in paths if path not in self.contents]
+        found = digests([self.root / path for path in unread])
+        self.contents.update(zip(unread, found, strict=True))
         return [self.contents[path] for path in paths]
 
     def paths_by_digest(self) -> dict[str, Path]:

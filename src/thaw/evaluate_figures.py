@@ -1,6 +1,5 @@
 """Figures of an evaluation: confusion, confidence, reliability, risk and coverage, and photos."""
 
-import os
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from thaw import photo_grid
+from thaw import files, photo_grid
 from thaw.intervals import wilson
 from thaw.unsure import risk_coverage
 
@@ -26,7 +26,6 @@ def draw(answers: "Answers", facts: dict[str, Any], folder: Path) -> list[Path]:
     """Write the figures of `evaluate.facts` into a folder, and return their paths."""
     from matplotlib import rc_context
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     # Classes may be called anything: `$a$` is no formula, and what the font lacks is a box.
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
@@ -36,16 +35,14 @@ def draw(answers: "Answers", facts: dict[str, Any], folder: Path) -> list[Path]:
             if figure is None:
                 path.unlink(missing_ok=True)  # of an earlier evaluation, which had mistakes
                 continue
-            partial = path.with_name(f".{path.name}.{os.getpid()}")
-            # The best compression would take as long as the drawing, for a tenth of the size.
-            fast = {"compress_level": 1}
-            figure.savefig(partial, dpi=photo_grid.DPI, format="png", pil_kwargs=fast)
-            os.replace(partial, path)
+            files.write_figure(path, figure)
             paths.append(path)
     return paths
 
 
-def _figures(answers: "Answers", facts: dict[str, Any]) -> Iterator[tuple[str, "Figure | None"]]:
+def _figures(
+    answers: "Answers", facts: dict[str, Any]
+) -> Iterator[tuple[str, "Figure | Image.Image | None"]]:
     unsure = facts["unsure"]
     yield "confusion", _confusion(facts)
     yield "confidence", _confidence(answers, unsure and unsure["threshold"])
@@ -242,7 +239,7 @@ def _risk_coverage(answers: "Answers", unsure: dict[str, Any] | None) -> "Figure
     return figure
 
 
-def _grid(answers: "Answers", rows: list[dict[str, Any]], title: str) -> "Figure | None":
+def _grid(answers: "Answers", rows: list[dict[str, Any]], title: str) -> Image.Image | None:
     """Photos with their true and their predicted label; None where there are none."""
     tiles = []
     for row in rows:
@@ -250,7 +247,7 @@ def _grid(answers: "Answers", rows: list[dict[str, Any]], title: str) -> "Figure
         what = ", right" if right else f", taken for {row['prediction']}"
         text = f"{row['label']}{what}\n{row['confidence']:.1%}"
         tiles.append((answers.root / row["path"], text, BLUE if right else RED))
-    return photo_grid.figure(tiles, title) if tiles else None
+    return photo_grid.draw(tiles, title) if tiles else None
 
 
 def _photos(count: int) -> str:

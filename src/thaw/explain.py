@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw import photo_grid
+from thaw import files, photo_grid
 from thaw.bundle import Model
 from thaw.dataset import cropped
 from thaw.errors import UserError
@@ -91,4 +91,4 @@ def draw(path: Path, model: Model, predictions: Iterable[Prediction]) -> None:
         words += "" if prediction.label == top else f", {prediction.label}"
         tiles.append((overlay(model, load_photo(prediction.path)), words, "black"))
     title = "What the net sees, and where its label comes from (red: most)"
-    photo_grid.figure(tiles, title, side=2 * SIDE + 4).savefig(path, dpi=photo_grid.DPI)
+    files.write_figure(path, photo_grid.draw(tiles, title, side=2 * SIDE + 4))

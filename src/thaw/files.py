@@ -6,7 +6,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+DPI = 120  # of figures
 
 
 def write(path: Path, text: str) -> None:
@@ -29,3 +35,23 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write(path, text.getvalue())
+
+
+def write_figure(path: Path, figure: "Figure | Image") -> None:
+    """As `write`, for a figure of matplotlib's or a picture of Pillow's, as PNG."""
+    from PIL.Image import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # The best compression would take as long as the drawing, for a tenth of the size.
+    fast: dict[str, Any] = {"compress_level": 1}
+    if isinstance(figure, Image):
+        figure.save(partial, format="PNG", **fast)
+    else:
+        figure.set_dpi(DPI)
+        if engine := figure.get_layout_engine():
+            # `savefig` would draw all of the figure once more, to find out where things are.
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(partial, dpi=DPI, format="png", pil_kwargs=fast)
+    os.replace(partial, path)

@@ -5,13 +5,14 @@ Hydra imports this file when a sweep begins, so torch and matplotlib are not imp
 
 import csv
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+
+from thaw import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,9 +123,7 @@ def draw(runs: list[ThawedRun], path: Path) -> None:
         bbox_to_anchor=(0.5, 1.0),
     )
     figure.suptitle(f"What the thaw did: {runs[0].about}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(partial, dpi=150, format="png")
-    os.replace(partial, path)
+    files.write_figure(path, figure)
 
 
 def _draw_curves(axes: "Axes", runs: list[ThawedRun], key: str) -> None:

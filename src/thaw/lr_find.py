@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from thaw.data import PhotoFolder
-from thaw.files import write_json
+from thaw.files import write_figure, write_json
 from thaw.frozen import FrozenWork
 from thaw.module import Classifier
 from thaw.schedule import Schedule
@@ -126,12 +126,10 @@ def _forever(data: PhotoFolder, device: torch.device) -> Iterator[dict[str, Tens
 
 def draw(curve: Curve, was: float, path: Path) -> None:
     """Draw the loss over the learning rate, with the suggestion and what was set."""
-    import matplotlib
+    from matplotlib.figure import Figure  # needs no backend: nothing is shown
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
     axis.plot(curve.rates, curve.losses, color="#1f5a8a", linewidth=2)
     if curve.suggestion is not None:
         label = f"found: {curve.suggestion:.2g}"
@@ -141,6 +139,4 @@ def draw(curve: Curve, was: float, path: Path) -> None:
     axis.set_title("The loss falls fastest where the learning rate is good", loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    write_figure(path, figure)

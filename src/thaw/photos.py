@@ -132,12 +132,14 @@ def broken_photos(paths: list[Path]) -> dict[Path, str]:
     return {path: reason for path, reason in reasons.items() if reason}
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file's bytes, which are read again only if its size or time has changed."""
-    version = _version(path)
-    if version not in _digests:
-        _digests[version] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _digests[version]
+def digests(paths: list[Path]) -> list[str]:
+    """sha256 of files' bytes, which are read again only if their size or time has changed."""
+    versions = [_version(path) for path in paths]
+    unread = [version for version in versions if version not in _digests]
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda v: hashlib.sha256(v[0].read_bytes()).hexdigest(), unread)
+        _digests.update(zip(unread, found, strict=True))
+    return [_digests[version] for version in versions]
 
 
 # All jobs of a sweep ask for the same photos.
@@ -146,8 +148,11 @@ _digests: dict[tuple[Path, int, int], str] = {}
 
 
 def _version(path: Path) -> tuple[Path, int, int]:
-    stat = path.stat() if path.exists() else None  # a link that leads nowhere
-    return path, stat.st_size if stat else 0, stat.st_mtime_ns if stat else 0
+    try:
+        stat = path.stat()
+    except OSError:  # a link that leads nowhere
+        return path, 0, 0
+    return path, stat.st_size, stat.st_mtime_ns
 
 
 def _why_broken(path: Path) -> str | None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from thaw import batch, photo_grid, unsure
+from thaw import batch, files, photo_grid, unsure
 from thaw.errors import UserError
 from thaw.photos import BrokenPhoto, find_photos
 from thaw.prediction import Prediction, as_row
@@ -162,5 +162,4 @@ def draw(path: Path, found: list[Prediction], sets: list[list[str]]) -> None:
         (prediction.path, f"{label} ({prediction.confidence:.1%})", "black")
         for prediction, label in zip(found, labels, strict=True)
     ]
-    grid = photo_grid.figure(tiles, side=max(320, 640 // len(found)))
-    grid.savefig(path, dpi=photo_grid.DPI)
+    files.write_figure(path, photo_grid.draw(tiles, side=max(320, 640 // len(found))))

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, PercentFormatter
 
-from thaw.compare_figures import LEGEND, save, title
+from thaw.compare_figures import LEGEND, title
+from thaw.files import write_figure
 from thaw.pareto import BLUE, GREY, RED, spread
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def draw(board: "Shortlist", path: Path) -> None:
     )
     title(figure, text, aside)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _colours(board: "Shortlist") -> list[str]:

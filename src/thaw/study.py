@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from thaw import names
 from thaw.cli import Refused
+from thaw.files import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,7 +161,7 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
     """Above, val loss by trial; below, val loss by what was chosen, a panel a key."""
     from matplotlib.figure import Figure
 
-    from thaw.compare_figures import save, title
+    from thaw.compare_figures import title
 
     best = min(trials, key=lambda trial: trial.loss)
     keys = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
@@ -180,7 +181,7 @@ def draw(trials: Sequence[Trial], path: Path) -> None:
     words = [str(value) for value in best.chosen.values() if isinstance(value, str)]
     wins = f"number {best.number} wins" + (f" with {', '.join(words)}" if words else "")
     title(figure, f"Of {len(trials)} trials, {wins}: val loss {best.loss:.3f}", ASIDE)
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def _draw_history(axes: "Axes", trials: Sequence[Trial], best: Trial) -> None:
