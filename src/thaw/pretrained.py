@@ -8,7 +8,6 @@ import difflib
 import json
 import math
 from collections import OrderedDict
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -136,7 +135,8 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
             meta["source"] = str(path)
         if path is not None and loading.get():
             load(net, path, as_timm)
-    meta["categories"] = [*_imagenet_categories()] if cfg.get("num_classes") == 1000 else None
+    imagenet = models.ResNet18_Weights.DEFAULT.meta["categories"]  # timm would read files for it
+    meta["categories"] = imagenet if cfg.get("num_classes") == 1000 else None
     backbone = Backbone(net, transforms, origin, meta if weights else {}, weights is not None)
     if (kind := json.dumps(origin, default=str)) not in _in_order:
         check_order(backbone)
@@ -225,10 +225,3 @@ def _timm_transforms(net: nn.Module) -> ImageClassification:
     if config["crop_mode"] == "squash":
         transforms.resize_size = [resize, resize]
     return transforms
-
-
-@cache
-def _imagenet_categories() -> tuple[str, ...]:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return tuple(ImageNetInfo().label_descriptions())
