@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import thaw
+from thaw.module import Classifier
 
 FILES = {".hydra", "train.log", "status.json", "metrics.json", "history.csv", "predictions.csv"}
 FILES |= {"split.json", "environment.json", "checkpoints", "model", "tensorboard"}
@@ -65,11 +66,17 @@ def test_a_run_leaves_a_complete_folder(gradual):
         torch.load(done.run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_a_best_epoch_in_the_middle_of_a_phase_is_tested(train, small):
-    rate = ["finetune.phases.head.lr=0.5", "finetune.phases.head.epochs=4"]
-    done = train(*small, *rate, "optimizer=sgd", "optimizer.momentum=0.9")
+def test_a_best_epoch_in_the_middle_of_a_phase_is_tested(train, small, monkeypatch):
+    def turn_round(self, batch, batch_idx, step=Classifier.training_step):
+        if (self.current_epoch, batch_idx) == (2, 0):
+            with torch.no_grad():
+                self.backbone.head.weight.mul_(-10)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", turn_round)
+    done = train(*small, "finetune.phases.head.epochs=4")
     best = json.loads((done.run / "metrics.json").read_text())["best/epoch"]
-    assert best < 4
+    assert best == 2
     checkpoint = torch.load(done.run / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["epoch"] + 1 == best
     for name, tensor in thaw.load(done.run).backbone.state_dict().items():
@@ -281,3 +288,21 @@ def test_transfer_beats_training_from_scratch_on_shapes(train):
     scratch = json.loads((scratch.run / "metrics.json").read_text())
     assert transfer["test/acc"] >= 0.90
     assert transfer["test/acc"] - scratch["test/acc"] >= 0.15
+
+
+def test_what_is_said_of_train_counts_each_photo_once(train, small, monkeypatch):
+    seen = []
+
+    def look(self, batch, batch_idx, step=Classifier.training_step):
+        loss, size = step(self, batch, batch_idx), len(batch["label"])
+        seen.append((loss.item(), self.train_acc.tp.item(), size))
+        return loss
+
+    monkeypatch.setattr(Classifier, "training_step", look)
+    done = train(*small, "finetune.phases.head.epochs=1", "data.batch_size=7")
+    losses, right, sizes = zip(*seen, strict=True)
+    assert sizes[-1] < sizes[0]  # the last batch isn't full, so the mean of batches is another
+    row = rows(done.run / "history.csv")[0]
+    mean = sum(loss * size for loss, size in zip(losses, sizes, strict=True)) / sum(sizes)
+    assert float(row["train/loss"]) == pytest.approx(mean)
+    assert float(row["train/acc"]) == pytest.approx(right[-1] / sum(sizes))

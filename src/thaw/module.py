@@ -115,7 +115,8 @@ class Classifier(LightningModule):
         self.train_acc.update(logits, batch["label"])
         size = len(logits)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        self.log("train/acc", self.train_acc, on_step=False, on_epoch=True, batch_size=size)
+        if self.trainer.is_last_batch:  # to log takes longer than to count
+            self.log("train/acc", self.train_acc, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
