@@ -10,7 +10,7 @@ from thaw import pretrained
 from thaw.fold import FoldedConv, folded
 
 QUICK = ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
-SLOW = ["densenet121", "googlenet", "mnasnet0_5", "regnet_y_400mf", "vgg11_bn", "convnext_tiny"]
+SLOW = ["densenet121", "googlenet", "mnasnet0_5", "regnet_y_400mf", "convnext_tiny"]
 TIMM = ["tf_efficientnet_lite0", "ghostnet_100"]
 
 
