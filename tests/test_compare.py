@@ -475,6 +475,7 @@ def test_write(tmp_path):
     assert figures == ["accuracy_cost.png", "learning_curves.png", "pairs.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 9])
 def test_figures(tmp_path, number):
     for i in range(number):

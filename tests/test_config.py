@@ -107,6 +107,7 @@ def test_every_file_composes_and_every_value_resolves(group: str, name: str):
     assert {"seed", "arch", "data", "augment", "optimizer", "finetune", "trainer"} <= set(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_begins_with_its_command_and_all_its_jobs_compose(name: str):
     needed = [NEEDED[key] for key in [("experiment", name)] if key in NEEDED]

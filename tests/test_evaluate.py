@@ -297,6 +297,7 @@ def run(finished, tmp_path):
     return shutil.copytree(finished.run, tmp_path / "run", ignore=leave)
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_again_with_the_numbers_of_its_test(script, run):
     before = (run / "model" / "model.json").read_bytes()
     done = script(run)

@@ -60,7 +60,7 @@ def decoded(monkeypatch):
     ("schedule", "augment"),
     [
         ([], "none"),
-        (THREE, "flip"),
+        pytest.param(THREE, "flip", marks=pytest.mark.slow),
         pytest.param([], "flip", marks=pytest.mark.slow),
         pytest.param(THREE, "none", marks=pytest.mark.slow),
     ],
@@ -81,6 +81,7 @@ def test_cached_equals_uncached(train, cold, schedule, augment):
     assert 0 < metrics["seconds/features"] < metrics["seconds/fit"] + metrics["seconds/test"]
 
 
+@pytest.mark.slow
 def test_what_makes_it_fast_changes_no_prediction(train, cold):
     parts = ["trainer.fuse=false", "trainer.channels_last=false", "trainer.keep_memory=false"]
     fast, plain = train(*cold), train(*cold, *parts)
@@ -95,12 +96,14 @@ def test_photos_are_what_the_transforms_make_of_them(photos):
     assert torch.equal(dataset.normalised(see, batch), torch.stack([see(i) for i in images]))
 
 
+@pytest.mark.slow
 def test_each_photo_is_decoded_once_in_all_phases(train, cold, decoded):
     result = train(*cold, *THREE)
     assert result.code == 0
     assert len(decoded) == len(set(decoded)) == 30 + 12  # train and val, then test
 
 
+@pytest.mark.slow
 def test_the_frozen_part_does_not_run_in_training(train, cold, monkeypatch):
     def forward(self, images):
         raise AssertionError("the whole net ran")
@@ -140,6 +143,7 @@ def test_other_weights_compute_anew(train, cold, decoded, tmp_path):
     assert len(decoded) == 2 * seen
 
 
+@pytest.mark.slow
 def test_random_augmentation_turns_it_off_for_train_alone(train, cold):
     result = train(*cold, "augment=trivial")
     assert "train photos aren't cached, since augment=TrivialAugmentWide" in result.out
@@ -163,6 +167,7 @@ def test_a_cache_that_is_too_small_is_done_without(train, cold):
     same(predictions(result.run), predictions(train(*cold, "cache.enabled=false").run))
 
 
+@pytest.mark.slow
 def test_a_cache_that_can_not_be_written_is_done_without(train, cold, tmp_path):
     (tmp_path / "file").write_text("in the way")
     result = train(*cold, f"cache.dir={tmp_path / 'file'}")

@@ -184,6 +184,7 @@ def test_where_all_fail_nothing_is_written(shortlist, words, hub, offline):
     assert done.folder is None
 
 
+@pytest.mark.slow
 def test_rows_on_the_screen_and_in_a_file(shortlist, words, tmp_path):
     done = shortlist(*words, "--csv", "-", "archs=small_cnn", *TINY)
     assert list(csv.DictReader(io.StringIO(done.out))) == done.rows
@@ -305,6 +306,7 @@ def clouds(photos: int, dimensions: int, apart: float) -> tuple[Tensor, Tensor, 
     return noise + apart * F.one_hot(labels, dimensions), labels, folds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [4, 100])
 def test_what_is_predicted_is_not_learned_from(dimensions):
     x, labels, folds = clouds(48, dimensions, 1.0)
@@ -347,6 +349,7 @@ def test_the_probe_is_the_minimum_whether_or_not_there_are_more_features_than_ph
     assert torch.allclose(outside @ weight + bias, logits, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_features_that_do_not_vary_count_for_nothing():
     x, labels, folds = clouds(60, 5, 3.0)
     more = torch.cat([x, torch.full((60, 1), 3.0)], dim=1)

@@ -83,6 +83,7 @@ def test_a_best_epoch_in_the_middle_of_a_phase_is_tested(train, small, monkeypat
         assert torch.equal(tensor, checkpoint["state_dict"][f"backbone.{name}"])
 
 
+@pytest.mark.slow
 def test_val_decides_and_the_best_epoch_is_tested(train, small):
     # The second phase's learning rate destroys the net: its epoch must not be what is tested.
     harm = ["finetune.phases.all.lr=3.0", "finetune.phases.head.epochs=2"]
