@@ -53,15 +53,16 @@ def draw(
     grid = Image.new("RGB", (width, y), "white")
     for photo, place in pasted:
         grid.paste(photo, place)
-    pen = ImageDraw.Draw(grid)
+    pen, small, large = ImageDraw.Draw(grid), _font(SMALL), _font(LARGE)
     for place, text, colour in written:
-        pen.text(place, text, colour, _font(SMALL), anchor="md", align="center")
-    pen.text((width / 2, 14), title, "black", _font(LARGE), anchor="ma", align="center")
+        pen.text(place, text, colour, small, anchor="md", align="center")
+    pen.text((width / 2, 14), title, "black", large, anchor="ma", align="center")
     return grid
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """The font of the other figures, found without the time that importing matplotlib takes."""
-    matplotlib = importlib.util.find_spec("matplotlib")
-    folder = Path(str(matplotlib and matplotlib.origin)).parent
-    return ImageFont.truetype(folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    found = importlib.util.find_spec("matplotlib")
+    assert found, "matplotlib comes with Thaw"
+    fonts = Path(str(found.origin)).with_name("mpl-data") / "fonts" / "ttf"
+    return ImageFont.truetype(fonts / "DejaVuSans.ttf", size)

@@ -48,7 +48,6 @@ def draw(board: "Shortlist", path: Path) -> None:
         " would cover each other stand side by side."
     )
     title(figure, text, aside)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_figure(path, figure)
 
 
