@@ -17,10 +17,11 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from thaw import cli, names, sweep
+from thaw.launch import cli, names
+from thaw.sweeps import jobs
 
 if TYPE_CHECKING:
-    from thaw.run import RunFolder
+    from thaw.training.run import RunFolder
 
 log = logging.getLogger("thaw.train")
 
@@ -31,12 +32,12 @@ log = logging.getLogger("thaw.train")
 def main(cfg: DictConfig) -> float | None:
     """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
     first = cli.is_first_process()
-    from thaw.run import RunFolder  # torch is imported from here on
+    from thaw.training.run import RunFolder  # torch is imported from here on
 
     hydra_cfg = HydraConfig.get()
     run = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
     if hydra_cfg.mode is RunMode.MULTIRUN:
-        return sweep.job(run, lambda: begin_or_go_on(cfg, run))
+        return jobs.job(run, lambda: begin_or_go_on(cfg, run))
     try:
         return begin_or_go_on(cfg, run)
     except cli.Interrupted as interrupt:
@@ -55,7 +56,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def begin_or_go_on(cfg: DictConfig, run: "RunFolder") -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
-    from thaw.run import check_unchanged, plain
+    from thaw.training.run import check_unchanged, plain
 
     if run.settings is not None and not cfg.resume_with_changes:
         check_unchanged(run.settings, plain(cfg))
@@ -73,17 +74,22 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     """Build all from the settings, train, test the best epoch, and write the run folder."""
     import torch
 
-    from thaw import bundle, evaluate, lr_find, memory, report, terminal
-    from thaw.cache import FeatureCache
-    from thaw.checkpoints import Checkpoints
-    from thaw.features import Extractor
-    from thaw.finetune import MONITOR, StagedUnfreezing
-    from thaw.forgetting import Forgetting
-    from thaw.frozen import FrozenWork
-    from thaw.history import History
-    from thaw.module import Classifier, check_optimizer
-    from thaw.run import plain
-    from thaw.trainer import make_trainer
+    from thaw.data.cache import FeatureCache
+    from thaw.evaluation import scores
+    from thaw.launch import memory
+    from thaw.model import bundle
+    from thaw.report import metrics as report
+    from thaw.report import terminal
+    from thaw.training import lr_find
+    from thaw.training.checkpoints import Checkpoints
+    from thaw.training.features import Extractor
+    from thaw.training.forgetting import Forgetting
+    from thaw.training.frozen import FrozenWork
+    from thaw.training.history import History
+    from thaw.training.module import Classifier, check_optimizer
+    from thaw.training.run import plain
+    from thaw.training.trainer import make_trainer
+    from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
     def seed() -> None:
         cli.check_seed(cfg.seed)
@@ -95,7 +101,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
         lambda: instantiate(cfg.finetune),
         lambda: check_optimizer(instantiate(cfg.optimizer)),
         lambda: instantiate(cfg.augment),
-        lambda: sweep.backbone(cfg.arch),
+        lambda: jobs.backbone(cfg.arch),
         lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
     )
     schedule.check(backbone)
@@ -143,7 +149,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     clock.seconds["seconds/features"] = extractor.seconds
     photos = [sample.path for sample in data.splits["test"]]
     alone = HydraConfig.get().mode is RunMode.RUN  # a sweep draws figures of its own
-    found = evaluate.report(val, test, data.classes, photos, data.root, run.path, figures=alone)
+    found = scores.report(val, test, data.classes, photos, data.root, run.path, figures=alone)
     test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
     metrics = report.metrics(test, backbone, history, staged, clock.seconds)
     metrics |= forgotten | found.metrics
@@ -172,7 +178,7 @@ def start() -> None:
     sys.argv[1:] = cli.resume_arguments(arguments)
     names.register_resolvers(sys.argv[1:])
     main()
-    if sweep.failures:
+    if jobs.failures:
         sys.exit(1)
 
 

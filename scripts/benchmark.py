@@ -27,8 +27,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from thaw import cli, files
+from thaw import files
 from thaw.errors import UserError
+from thaw.launch import cli
 
 REPO = Path(__file__).resolve().parents[1]
 OFF = {  # row parts: Thaw as it comes, and without one of the parts that make it fast
@@ -185,7 +186,7 @@ def find_data(root: Path | None) -> Path:
 
 def draw(train: int, test: int) -> Path:
     """Draw so many photos a class where `data=shapes` looks for them."""
-    from thaw import shapes
+    from thaw.data import shapes
 
     root = Path("data", f"shapes_{train}_{test}")
     root.parent.mkdir(exist_ok=True)
@@ -277,7 +278,7 @@ class Bench:
 
     def predict(self, system: str) -> Result:
         """Label a photo, or all; or only start Python and import what that needs at least."""
-        from thaw.photos import find_photos
+        from thaw.data.photos import find_photos
 
         if self.model is None:
             self.model = self.train("head", "thaw")[1] / "run"
@@ -345,7 +346,7 @@ def prepare(job: dict[str, Any]) -> tuple[Any, Any, Any]:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
 
-    from thaw.weights import PACKAGED, in_order, load, packaged
+    from thaw.nets.weights import PACKAGED, in_order, load, packaged
 
     torch.manual_seed(42)
     half, bicubic = (0.5, 0.5, 0.5), InterpolationMode.BICUBIC
@@ -453,11 +454,11 @@ def limit(row: str, job: dict[str, Any]) -> Result:
     from torch import nn
     from torch.nn.functional import cross_entropy, dropout
 
-    from thaw.dataset import decoders, normalised, pixels
-    from thaw.features import BATCH
-    from thaw.fuse import fused
-    from thaw.memory import keep_memory
-    from thaw.trainer import best_precision
+    from thaw.data.dataset import decoders, normalised, pixels
+    from thaw.launch.memory import keep_memory
+    from thaw.nets.fuse import fused
+    from thaw.training.features import BATCH
+    from thaw.training.trainer import best_precision
 
     keep_memory()
     net, *folders = prepare(job)
@@ -509,15 +510,15 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
     sys.argv = ["train.py", *arguments]
 
     import train
-    from thaw import evaluate
+    from thaw.evaluation import scores
 
-    report, tested = evaluate.report, [0.0]
+    report, tested = scores.report, [0.0]
 
     def note(*args: Any, **kwargs: Any) -> Any:
         tested[0] = time.perf_counter()
         return report(*args, **kwargs)
 
-    evaluate.report = note
+    scores.report = note
     began = time.perf_counter()
     train.start()
     jobs = [json.loads(file.read_text()) for file in run.rglob("metrics.json")]

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from thaw import cli
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from thaw.compare import report  # not for --help
+    from thaw.comparison.leaderboard import report  # not for --help
 
     report(**vars(arguments))
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from thaw import cli
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -57,12 +57,12 @@ def main() -> None:
     if arguments.figure and not planned and not trained:
         parser.error("--figure draws a schedule's learning rates, so it needs --finetune NAME")
 
-    from thaw import (
+    from thaw.report import (  # torch is imported from here on, not for --help
         describe,
         filters,
-        rates_figure,
         terminal,
-    )  # torch is imported from here on, not for --help
+    )
+    from thaw.report import rates as rates_figure
 
     conf = Path(__file__).resolve().parents[1] / "conf"
     if arguments.all:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from thaw import cli
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     if arguments.certainty is not None and targets == (None, None):
         parser.error("--certainty is that of a target: --target-error or --target-coverage")
 
-    from thaw.evaluate_run import evaluate  # torch is imported from here on, not for --help
+    from thaw.evaluation.evaluate import evaluate  # torch is imported from here on, not for --help
 
     evaluate(**{key: value for key, value in vars(arguments).items() if value is not None})
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from thaw import cli
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from thaw.export import export  # torch is imported from here on, not for --help
+    from thaw.export.write import export  # torch is imported from here on, not for --help
 
     export(**vars(arguments))
 

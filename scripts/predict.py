@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from thaw import cli
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     if arguments.coverage is not None and not 0 < arguments.coverage < 1:
         parser.error(f"expected --coverage to be between 0 and 1, got {arguments.coverage}")
 
-    from thaw.predict import predict  # torch is imported from here on, not for --help
+    from thaw.model.predict import predict  # torch is imported from here on, not for --help
 
     predict(**vars(arguments))
 

@@ -4,8 +4,8 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from thaw import cli
 from thaw.errors import UserError
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
 
     import uvicorn
 
-    from thaw.serve import app  # torch is imported from here on, not for --help
+    from thaw.model.serve import app  # torch is imported from here on, not for --help
 
     application = app(arguments.run, arguments.name)
     print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C ends it)", flush=True)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from thaw import cli
+from thaw.launch import cli
 
 WORDS = """settings:
   archs=NET,NET          nets of conf/arch, or timm/NAME, torchvision/NAME; archs=all is every net
@@ -38,7 +38,7 @@ def main() -> None:
     )
     arguments = parser.parse_intermixed_args()
 
-    from thaw.shortlist import report  # torch is imported from here on, not for --help
+    from thaw.shortlist.rank import report  # torch is imported from here on, not for --help
 
     conf = Path(__file__).resolve().parents[1] / "conf"
     if not report(conf, **vars(arguments)):

@@ -165,16 +165,16 @@ def call_train(folder: Path, *arguments: str, figures: bool = False) -> SimpleNa
     figures of the evaluation take as long as a small run, so they are drawn only if asked for.
     """
     import train as script
-    from thaw import cli
+    from thaw.launch import cli
 
     out, err = io.StringIO(), io.StringIO()
     before = set(folder.glob("outputs/**/status.json"))
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["train.py", *arguments])
-        patch.setattr("thaw.sweep.failures", [])  # a process begins with none
+        patch.setattr("thaw.sweeps.jobs.failures", [])  # a process begins with none
         if not figures:
-            patch.setattr("thaw.evaluate_figures.draw", lambda *_: [])
+            patch.setattr("thaw.evaluation.figures.draw", lambda *_: [])
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         try:
             with pytest.raises(SystemExit) as stop:
@@ -209,7 +209,7 @@ def call_script(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., SimpleNamespace]:
     """Call `scripts/NAME.py ARGUMENTS`: → code, out, err."""
-    from thaw import cli
+    from thaw.launch import cli
 
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 

@@ -205,8 +205,8 @@ def test_a_process_that_fails_is_told_with_what_it_said(script, tmp_path):
 def test_rivals_have_the_net_that_thaw_has(script, few):
     import torch
 
-    from thaw.bundle import describe_transforms
-    from thaw.pretrained import timm
+    from thaw.model.bundle import describe_transforms
+    from thaw.nets.pretrained import timm
 
     backbone = timm("tf_efficientnet_lite0")
     net, train, test = script.prepare({"data": str(few), "test": "test"})

@@ -1,0 +1,122 @@
+"""Every two configurations, photo by photo, on the test photos that both were tested on."""
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from thaw.comparison.configurations import Configuration
+from thaw.comparison.finished import Run
+from thaw.comparison.verdict import ALPHA, Pair, holm, paired_p, photos_needed
+from thaw.errors import UserError
+
+
+def check_same_photos(runs: Sequence[Run]) -> None:
+    """Raise UserError unless all runs, or at least all of one seed, have the same test photos."""
+    if len({frozenset(run.right) for run in runs}) == 1:
+        return
+    for seed in {run.seed for run in runs}:  # a test split that is cut differs from seed to seed
+        _check_alike([run for run in runs if run.seed == seed])
+
+
+def _check_alike(runs: Sequence[Run]) -> None:
+    by_photos: dict[frozenset[tuple[str, str]], list[Run]] = {}
+    for run in runs:
+        by_photos.setdefault(frozenset(run.right), []).append(run)
+    if len(by_photos) == 1:
+        return
+    (most, usual), (other, odd) = sorted(by_photos.items(), key=lambda item: -len(item[1]))[:2]
+    shared = len(most & other)
+    relabelled = len({path for path, _ in most} & {path for path, _ in other}) - shared
+    labels = f", and {relabelled} have another label" if relabelled > 0 else ""
+    raise UserError(
+        "Expected runs that were tested on the same photos with the same labels, but"
+        f" {_listed(odd)} had {len(other)} test photos, of which {shared} are among the"
+        f" {len(most)} of {_listed(usual)}{labels}; compare each test set's runs alone."
+    )
+
+
+def _listed(runs: Sequence[Run]) -> str:
+    names = [str(run.path) for run in runs[:2]]
+    if len(runs) > 2:
+        names = [", ".join(names), f"{len(runs) - 2} more"]
+    return " and ".join(names)
+
+
+def every_two(configurations: Sequence[Configuration]) -> list[Pair]:
+    """Every two on the same test photos; p-values are corrected for the number of pairs.
+
+    Raises:
+        UserError: two have no seed in common, and each seed has test photos of its own.
+    """
+    both = list(combinations(configurations, 2))
+    differences = _differences(configurations)
+    values = [paired_p(difference) for difference, _ in differences]
+    found = []
+    for (a, b), (difference, unit), p, corrected in zip(
+        both, differences, values, holm(values), strict=True
+    ):
+        lead = float(difference.sum()) / unit
+        found.append(
+            Pair(
+                a=a.name,
+                b=b.name,
+                photos=len(difference),
+                only_a=float(difference.clip(min=0).sum()) * len(difference) / unit,
+                only_b=float((-difference).clip(min=0).sum()) * len(difference) / unit,
+                lead=lead,
+                p=p,
+                p_holm=corrected,
+                # As strict as Holm may be: or fewer photos than there are could seem enough.
+                needed=photos_needed(difference, alpha=ALPHA / len(both)),
+                corrected=len(both) > 1,
+                seeds=_seeds_ahead(a, b, lead),
+            )
+        )
+    return found
+
+
+def _differences(configurations: Sequence[Configuration]) -> list[tuple[np.ndarray, int]]:
+    """Of every two: how much more often the first is right on each photo, in whole numbers.
+
+    An array `[photos]`, and the number that it would add up to if the first were always right and
+    the second never.
+    """
+    runs = [run for configuration in configurations for run in configuration.runs]
+    photos = sorted(runs[0].right)
+    if any(run.right.keys() != runs[0].right.keys() for run in runs):
+        return [_differences_by_seed(a, b) for a, b in combinations(configurations, 2)]
+    right = [
+        (len(c.runs), np.sum([[run.right[photo] for photo in photos] for run in c.runs], axis=0))
+        for c in configurations
+    ]
+    found = []
+    for (seeds_a, of_a), (seeds_b, of_b) in combinations(right, 2):
+        times = math.lcm(seeds_a, seeds_b)
+        difference = of_a * (times // seeds_a) - of_b * (times // seeds_b)
+        found.append((difference, times * len(photos)))
+    return found
+
+
+def _differences_by_seed(a: Configuration, b: Configuration) -> tuple[np.ndarray, int]:
+    """As `_differences`, where each seed has test photos of its own: of the seeds of both."""
+    shared = _shared_seeds(a, b)
+    if not shared:
+        _check_alike([*a.runs, *b.runs])
+    difference: dict[tuple[str, str], int] = {}
+    for of_a, of_b in shared:
+        for photo, right in of_a.right.items():
+            difference[photo] = difference.get(photo, 0) + right - of_b.right[photo]
+    return np.array(list(difference.values())), sum(len(of_a.right) for of_a, _ in shared)
+
+
+def _shared_seeds(a: Configuration, b: Configuration) -> list[tuple[Run, Run]]:
+    of_b = {run.seed: run for run in b.runs}
+    return [(run, of_b[run.seed]) for run in a.runs if run.seed in of_b]
+
+
+def _seeds_ahead(a: Configuration, b: Configuration, lead: float) -> tuple[int, int]:
+    shared = _shared_seeds(a, b)
+    gaps = [x.metrics["test/acc"] - y.metrics["test/acc"] for x, y in shared]
+    return sum(gap * lead > 0 for gap in gaps), len(shared)

@@ -1,0 +1,161 @@
+"""Photos in an order and with an augmentation that are functions of (seed, epoch, index)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import functional as F
+from torchvision.transforms._presets import ImageClassification
+
+from thaw.data.augment import Augment, Views, augmented, mix
+from thaw.data.cache import Rows
+from thaw.data.photos import load_photo
+from thaw.data.splits import Sample
+
+
+class PhotoDataset(Dataset):
+    """Photos by `(epoch, index)`; augmentation is seeded by (seed, epoch, index)."""
+
+    def __init__(
+        self,
+        root: Path,
+        samples: list[Sample],
+        transforms: Callable[[Any], Tensor],
+        augment: Augment | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.root, self.samples, self.seed = root, samples, seed
+        self.transforms, self.augment = transforms, augment
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        sample = self.samples[index]
+        image = load_photo(self.root / sample.path)
+        if self.augment is not None:
+            image = augmented(self.augment, image, self.seed, epoch, index)
+        return {"image": self.transforms(image), "label": sample.label, "index": index}
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
+        """A batch, as `DataLoader` asks for it."""
+        with decoders() as pool:
+            return list(pool.map(self.__getitem__, keys))
+
+
+def cropped(see: ImageClassification, image: Any) -> Any:
+    """The part of a PIL image that weights see, in the size that they see it."""
+    how = {"interpolation": see.interpolation, "antialias": see.antialias}
+    return F.center_crop(F.resize(image, see.resize_size, **how), see.crop_size)
+
+
+def pixels(see: ImageClassification, image: Any) -> Tensor:
+    """What weights see of a PIL image, before it is normalised: uint8 `[3, H, W]`.
+
+    This and `normalised` do what torchvision's `ImageClassification.forward` does, to the bit; what
+    is alike for all pixels is done to a batch at once there, which is faster.
+    """
+    return F.pil_to_tensor(cropped(see, image))
+
+
+def normalised(see: ImageClassification, batch: Tensor) -> Tensor:
+    """Images as a net wants them, float32 `[B, 3, H, W]`, of uint8 `pixels`."""
+    return F.normalize(F.convert_image_dtype(batch, torch.float), mean=see.mean, std=see.std)
+
+
+def decoders() -> ThreadPoolExecutor:
+    """Threads that load photos, as many as torch computes with, each of them by itself.
+
+    With torch's usual setting each would keep a team of threads of its own, and those spin for a
+    while after each step: they'd take the cores from what computes next.
+    """
+    threads = torch.get_num_threads()
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+class EpochShuffle(Sampler[tuple[int, int]]):
+    """`(epoch, index)` in an order that is a function of (seed, epoch); split among ranks.
+
+    Lightning calls `set_epoch`. Ranks get equally many, as DDP needs: the first few are repeated.
+    """
+
+    def __init__(self, size: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        self.size, self.seed, self.rank, self.ranks, self.epoch = size, seed, rank, ranks, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin this epoch's order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.ranks)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        order += order[: len(self) * self.ranks - self.size]
+        return iter([(self.epoch, index) for index in order[self.rank :: self.ranks]])
+
+
+class InOrder(Sampler[tuple[int, int]]):
+    """`(0, index)` in order; ranks share them without repeating any, so metrics are exact."""
+
+    def __init__(self, size: int, rank: int = 0, ranks: int = 1) -> None:
+        self.indices = range(rank, size, ranks)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(0, index) for index in self.indices])
+
+
+class Batches:
+    """A split's batches from its photos, or from their features as soon as there are some.
+
+    `{image: [B, 3, H, W], label: [B], index: [B]}`, with `features: [B, …]` in place of `image`. To
+    Lightning it is a loader; nothing is started anew when features come or go.
+
+    Args:
+        features: what there is now, by split; of train, all photos in each view.
+    """
+
+    def __init__(self, split: str, loader: DataLoader, features: Mapping[str, Rows]) -> None:
+        self.split, self.loader, self.features = split, loader, features
+        assert isinstance(loader.dataset, PhotoDataset)
+        self.dataset = loader.dataset
+        self.views = Views(loader.dataset.augment)
+
+    @property
+    def batch_sampler(self) -> Any:
+        """The loader's, whose sampler's epoch Lightning sets."""
+        return self.loader.batch_sampler
+
+    @property
+    def sampler(self) -> Any:
+        """The order of the photos."""
+        return self.loader.sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows = self.features.get(self.split)
+        if rows is None:
+            yield from self.loader
+            return
+        photos, seed = self.dataset.samples, self.dataset.seed
+        for batch in self.batch_sampler:
+            places = [
+                index + len(photos) * self.views.chosen(seed, epoch, index)
+                for epoch, index in batch
+            ]
+            yield {
+                "features": rows.take(places),
+                "label": torch.tensor([photos[index].label for _, index in batch]),
+                "index": torch.tensor([index for _, index in batch]),
+            }

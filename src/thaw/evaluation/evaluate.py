@@ -1,0 +1,256 @@
+"""Evaluate a trained model again: on its run's own photos, or on any labelled folder."""
+
+import json
+import logging
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from rich import get_console
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from thaw.data.photos import BrokenPhoto
+from thaw.data.splits import Folder
+from thaw.errors import UserError
+from thaw.evaluation import figures as evaluate_figures
+from thaw.evaluation.answers import Answers
+from thaw.evaluation.scores import SETS, facts
+from thaw.files import write_json
+from thaw.launch import memory
+from thaw.model import bundle, unsure
+
+log = logging.getLogger(__name__)
+
+Labelled = tuple[Path, list[str], list[int]]  # a root, the photos below it, their labels
+
+
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    out: Path | None = None,
+    threshold: float | None = None,
+    target_error: float | None = None,
+    target_coverage: float | None = None,
+    certainty: float = unsure.CERTAINTY,
+) -> dict[str, Any]:
+    """Print, write and draw how good a model is; a target also chooses its threshold, on val.
+
+    Args:
+        run: a run folder; with `data` and `out`, a bundle will do.
+        data: a folder with a folder a class, in place of the run's test photos.
+        out: where `evaluation.json` and `figures/` go: the run folder, or below it
+            `evaluations/NAME` for other data.
+        threshold: confidence below which a photo is left unsure; the bundle's own by default.
+        target_error: promise that at most this share of the answers is wrong. The threshold is
+            stored in the bundle; `target_coverage` likewise, the share that is answered.
+        certainty: the probability that the promise holds.
+
+    Raises:
+        UserError: no bundle, no photos, or a promise that val can't make; nothing is stored then.
+    """
+    model = bundle.load(run)
+    memory.keep_memory()
+    model.backbone.arrange(torch.channels_last)
+    splits = None if data else _read_splits(run)
+    if out is None:
+        if data is not None and not (run / "split.json").is_file():
+            raise UserError(f"{run} is no run folder, so --out has to say where the figures go.")
+        out = run / "evaluations" / data.resolve().name if data else run
+    chosen: dict[str, Any] = {}
+    if target_error is not None or target_coverage is not None:
+        assert splits is not None, "thresholds come from val alone"
+        val = answer(model, _own_photos(splits, "val"), "val")
+        chosen = _choose(val, target_error, target_coverage, certainty)
+        model.conformal = chosen["conformal"]
+    promise = chosen.get("promise", model.info.get("promise") if threshold is None else None)
+    if threshold is None:
+        threshold = chosen.get("threshold", model.threshold)
+    labelled = _labelled_folder(data, model.classes) if data else _own_photos(splits or {}, "test")
+    answers = answer(model, labelled, "photos" if data else "test")
+    found = facts(answers, threshold, model.conformal)
+    if found["unsure"]:
+        found["unsure"]["promise"] = promise
+    if chosen:
+        bundle.change(run, **chosen)
+    write_json(out / "evaluation.json", found)
+    figures = evaluate_figures.draw(answers, found, out / "figures")
+    show(found)
+    print(f"\nwritten: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
+    return found
+
+
+def _choose(
+    val: Answers, target_error: float | None, target_coverage: float | None, certainty: float
+) -> dict[str, Any]:
+    """What `model.json` is to say: the threshold, what it promises, and val's scores."""
+    confidence, photos = val.confidence.tolist(), len(val.labels)
+    if target_error is not None:
+        correct = val.correct.tolist()
+        threshold = unsure.threshold_for_error(confidence, correct, target_error, certainty)
+    else:
+        assert target_coverage is not None
+        threshold = unsure.threshold_for_coverage(confidence, target_coverage, certainty)
+    promise = {"error": target_error, "coverage": target_coverage}
+    return {
+        "threshold": threshold,
+        "promise": promise | {"certainty": certainty, "val/images": photos},
+        "conformal": unsure.conformal_scores(val.of_label.tolist()),
+    }
+
+
+def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
+    """Let the model label photos; those that can't be decoded are named and left out."""
+    root, photos, labels = labelled
+    paths = {root / photo: i for i, photo in enumerate(photos)}
+    broken: list[BrokenPhoto] = []
+    logits, seen = [], []
+    batches = model.logits_of(paths, on_broken=broken.append)
+    console = get_console()
+    for batch, answered in track(
+        batches,
+        what,
+        total=-(-len(paths) // 32),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
+        logits.append(answered)
+        seen += [paths[Path(path)] for path in batch]
+    for error in broken:
+        print(f"left out: {error}")
+    if not seen:
+        raise UserError(f"Expected labelled photos in {root}, but none can be decoded.")
+    return Answers(
+        torch.cat(logits),
+        torch.tensor([labels[i] for i in seen]),
+        model.classes,
+        [photos[i] for i in seen],
+        root,
+        model.temperature,
+    )
+
+
+def _read_splits(run: Path) -> dict[str, Any]:
+    path = run / "split.json"
+    if not path.is_file():
+        raise UserError(
+            f"Expected a run folder, but there is no {path}, which names the photos; with --data"
+            " DIR a bundle can be evaluated on other photos."
+        )
+    splits = json.loads(path.read_text(encoding="utf-8"))
+    root = Path(splits["root"])
+    if not root.is_dir():
+        raise UserError(
+            f"Expected the run's photos in {root} (see {path}), but there is no such folder; start"
+            " in the folder where the run was started, or name other photos with --data DIR."
+        )
+    return splits
+
+
+def _own_photos(splits: dict[str, Any], split: str) -> Labelled:
+    """Photos of a split, labelled by the folder that they are in."""
+    classes = splits["classes"]
+    every = [PurePosixPath(p).parts for name in ("train", "val", "test") for p in splits[name]]
+    # `cat/1.jpg` or `train/cat/1.jpg`: the place where each path has a class
+    place = next(i for i in range(9) if all(len(p) > i + 1 and p[i] in classes for p in every))
+    photos = splits[split]
+    labels = [classes.index(PurePosixPath(photo).parts[place]) for photo in photos]
+    return Path(splits["root"]), photos, labels
+
+
+def _labelled_folder(root: Path, classes: list[str]) -> Labelled:
+    """Photos of a folder a class; says which classes are unknown, and which are missing."""
+    if not root.is_dir():
+        raise UserError(f"Expected a folder of photos in --data {root}, but there is none.")
+    folder = Folder(root)
+    unknown = [name for name in folder.classes if name not in classes]
+    missing = [name for name in classes if name not in folder.classes]
+    if len(missing) == len(classes):
+        raise UserError(
+            f"Expected one folder a class in {root}, of the classes {classes}, got"
+            f" {folder.classes or 'no folders'}."
+        )
+    if unknown:
+        print(f"left out, since the model doesn't know them: {', '.join(unknown)}")
+    if missing:
+        print(f"no photos of: {', '.join(missing)}")
+    known = [(path, label) for path, label in folder.samples if folder.classes[label] in classes]
+    photos = [Path(path).relative_to(root).as_posix() for path, _ in known]
+    if not photos:
+        raise UserError(f"Expected photos in the class folders of {root}, but there are none.")
+    return root, photos, [classes.index(folder.classes[label]) for _, label in known]
+
+
+# --- the terminal ---------------------------------------------------------------------------------
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the numbers of `evaluate.facts`."""
+    values = found["scores"]
+    rows = {
+        "accuracy": f"{values['acc']:.1%}  ({_interval(values, 'acc')}, {found['photos']} photos)",
+        "calibration": f"ECE {values['ece']:.1%}  ({_interval(values, 'ece')}),"
+        f" Brier {values['brier']:.3f}, loss {values['loss']:.3f}",
+    }
+    if found["temperature"] != 1:
+        rows["uncalibrated"] = (
+            f"ECE {values['ece_uncalibrated']:.1%}, Brier {values['brier_uncalibrated']:.3f}, loss"
+            f" {values['loss_uncalibrated']:.3f}, without temperature {found['temperature']:.2f}"
+        )
+    else:
+        rows["uncalibrated"] = (
+            "as it is: val shows no clear error of confidence (likelihood-ratio test, 5%), so"
+            " nothing was changed"
+        )
+    if found["sets"]:
+        held = found["sets"]
+        rows["label sets"] = (
+            f"{held['held']:.1%} hold the right label, {held['labels']:.2f} labels each"
+            f" ({_interval(held, 'held')}, aimed at {SETS:.0%})"
+        )
+    if found["unsure"]:
+        rows |= _unsure_rows(found["unsure"])
+    for name, text in rows.items():
+        print(f"{name:<14} {text}")
+    print()
+    table = Table(header_style="bold", box=None, padding=(0, 3, 0, 0))
+    table.add_column("class")
+    for name in ("precision", "recall", "F1", "photos"):
+        table.add_column(name, justify="right")
+    for name, row in found["classes"].items():
+        cells = [_share(row, key) for key in ("precision", "recall", "f1")]
+        table.add_row(name, *cells, str(row["support"]))
+    console = get_console()
+    (console if console.is_terminal else Console(width=200)).print(table)
+    print(f"\n{found['struggles']}")
+
+
+def _unsure_rows(outcome: dict[str, Any]) -> dict[str, str]:
+    photos = f"{outcome['unsure']} of {outcome['photos']} photos"
+    text = f"{outcome['rejection']:.1%}  ({_interval(outcome, 'rejection')}, {photos}),"
+    rows = {"unsure": f"{text} below {outcome['threshold']:.1%}"}
+    if outcome["answered"]:
+        wrong = f"{outcome['wrong']} of {outcome['answered']} answers"
+        rows["wrong"] = f"{outcome['error']:.1%}  ({_interval(outcome, 'error')}, {wrong})"
+    promise = outcome["promise"]
+    if promise:
+        share = promise["error"] or promise["coverage"]
+        what = "are wrong" if promise["error"] else "are answered"
+        least = "at most" if promise["error"] else "at least"
+        rows["promised"] = (
+            f"{least} {100 * share:.3g}% {what}, with {100 * promise['certainty']:.3g}%"
+            f" certainty, from {promise['val/images']} val photos"
+        )
+    return rows
+
+
+def _interval(values: dict[str, Any], key: str) -> str:
+    return f"95% interval {values[f'{key}_low']:.1%} to {values[f'{key}_high']:.1%}"
+
+
+def _share(row: dict[str, Any], key: str) -> str:
+    if row[key] is None:
+        return "–"
+    return f"{row[key]:.1%} ({row[f'{key}_low']:.0%}–{row[f'{key}_high']:.0%})"

@@ -1,0 +1,96 @@
+"""A trained model as one graph: photos in, probabilities out."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+
+from thaw.errors import UserError
+from thaw.export.resize import ResizeAndCrop
+from thaw.model.bundle import Model
+
+SHAPES = ({0: Dim("batch"), 1: Dim("height"), 2: Dim("width")},)
+
+
+class PhotosToProbabilities(nn.Module):
+    """uint8 RGB photos `[B, H, W, 3]` of any size → probabilities `[B, classes]`.
+
+    Resize, crop, normalisation, net, temperature and softmax, as `Model.probabilities` does them.
+
+    Raises:
+        UserError: the net's photos are resized in a way that `ResizeAndCrop` doesn't know.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        transforms = model.transforms
+        (crop,) = transforms.crop_size
+        self.pixels = ResizeAndCrop(transforms.resize_size, crop, transforms.interpolation.value)
+        self.net, self.temperature = model.backbone.net, model.temperature
+        self.mean = nn.Buffer(torch.tensor(transforms.mean).view(3, 1, 1))
+        self.std = nn.Buffer(torch.tensor(transforms.std).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Photos `[B, H, W, 3]` → probabilities `[B, classes]`."""
+        values = self.pixels(images).permute(0, 3, 1, 2).float() / 255
+        logits = self.net((values - self.mean) / self.std)
+        return (logits / self.temperature).softmax(dim=1)
+
+
+def trace(model: Model) -> ExportedProgram:
+    """The graph of all that is between a photo and its probabilities (torch.export).
+
+    Raises:
+        UserError: torch can't trace this net.
+    """
+    whole = PhotosToProbabilities(model).eval()
+    example = torch.zeros(2, 48, 64, 3, dtype=torch.uint8)
+    with _refusing(model.info["arch"]["name"]):
+        graph = torch.export.export(whole, (example,), dynamic_shapes=SHAPES)
+    for module in graph.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # it holds paths of this machine
+    return graph
+
+
+def write_onnx(
+    graph: ExportedProgram, file: Path, facts: Mapping[str, str], name: str
+) -> list[str]:
+    """Write `graph` as ONNX, with `facts` as its metadata.
+
+    Returns:
+        The names of the nodes that the net itself became.
+
+    Raises:
+        UserError: there is no ONNX operator for something in the net.
+    """
+    with _refusing(name):
+        program = torch.onnx.export(
+            graph,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=SHAPES,
+            verbose=False,
+        )
+    assert program is not None
+    net = []
+    for node in program.model.graph.all_nodes():
+        if "'net'" in node.metadata_props.get("pkg.torch.onnx.name_scopes", ""):
+            net.append(node.name or "")
+        node.metadata_props.clear()  # only those who mend exporters need it
+    program.model.metadata_props.update(facts)
+    program.save(file)
+    return net
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of any class: torch runs the net's own code
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{name} can't be exported, torch says: {reason[0]}") from error

@@ -1,0 +1,101 @@
+"""An exported ONNX file as a model that predicts, without torch."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.errors import UserError
+from thaw.model.prediction import Prediction, decide
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+KEYS = ("classes", "threshold", "temperature")
+INSTALL = 'pip install "thaw-vision[export]"'
+
+
+class OnnxModel:
+    """What `scripts/export.py` wrote; labels photos as the model that it was exported from.
+
+    Args:
+        session: takes uint8 RGB photos `[B, H, W, 3]`, gives probabilities `[B, classes]`.
+        info: the file's metadata: the contents of `model.json`, and the version of Thaw.
+    """
+
+    def __init__(self, session: "InferenceSession", info: dict[str, Any]) -> None:
+        self.session, self.info = session, info
+        self.classes: list[str] = info["classes"]
+        self.temperature: float = info["temperature"]  # applied within the graph
+        self.threshold: float | None = info["threshold"]
+        self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+
+    def probabilities(self, images: list[Image.Image]) -> np.ndarray:
+        """Upright RGB photos of one size → probabilities `[B, classes]`."""
+        batch = np.stack([np.asarray(image) for image in images])
+        (rows,) = self.session.run(None, {"images": batch})
+        return np.asarray(rows)
+
+    def predict(
+        self,
+        paths: Iterable[Path | str],
+        threshold: float | None = None,
+        on_broken: Callable[[BrokenPhoto], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Say of each photo what it shows, one after another, since their sizes differ.
+
+        Args:
+            threshold: confidence below which the label is "unsure"; the file's own if None.
+            on_broken: told of a photo that can't be decoded, which is then left out.
+
+        Raises:
+            BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
+        """
+        threshold = self.threshold if threshold is None else threshold
+        for path in paths:
+            try:
+                photo = load_photo(path)
+            except BrokenPhoto as error:
+                if on_broken is None:
+                    raise
+                on_broken(error)
+                continue
+            row = self.probabilities([photo])[0].tolist()
+            yield decide(path, self.classes, row, threshold)
+
+
+def load(path: Path | str) -> OnnxModel:
+    """Open an ONNX file that `scripts/export.py` wrote; onnxruntime runs it, on the CPU.
+
+    Raises:
+        UserError: there is no such file, it isn't Thaw's, or onnxruntime isn't installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"ONNX files are run by onnxruntime, which is missing: {INSTALL}."
+        ) from error
+    if not Path(path).is_file():
+        raise UserError(f"Expected an ONNX file in {path}, but there is none.")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; it warns of what the exporter left unused
+    options.enable_cpu_mem_arena = False  # or it would keep what the largest photo needed
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        metadata = session.get_modelmeta().custom_metadata_map
+    except Exception as error:  # a class of its own for every reason
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Expected an ONNX file in {path}, but it can't be opened: {reason}"
+        ) from error
+    if not all(key in metadata for key in KEYS):
+        raise UserError(
+            f"Expected an ONNX file that scripts/export.py wrote, but {path} lacks the metadata"
+            f" {[key for key in KEYS if key not in metadata]}."
+        )
+    return OnnxModel(session, {key: json.loads(metadata[key]) for key in metadata})

@@ -1,0 +1,168 @@
+"""Predictions for people (a line a photo, a figure) and for programs (CSV, JSON)."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from thaw import files
+from thaw.data import grid
+from thaw.data.photos import BrokenPhoto, find_photos
+from thaw.errors import UserError
+from thaw.model import batch, unsure
+from thaw.model.prediction import Prediction, as_row
+
+MOST_IN_FIGURE = 64
+
+
+def predict(
+    run: Path,
+    photos: list[Path],
+    threshold: float | None = None,
+    top_k: int | None = None,
+    coverage: float | None = None,
+    csv: str | None = None,
+    json: str | None = None,
+    figure: Path | None = None,
+    explain: Path | None = None,
+    output: Path | None = None,
+) -> list[Prediction]:
+    """Label photos and print a line for each; the rest goes where it is asked for.
+
+    Args:
+        threshold: confidence below which the label is "unsure"; the bundle's own if None.
+        top_k: how many of the most probable labels a line tells.
+        coverage: give each photo a set of labels that holds the right one with this probability.
+        csv: a file for one row a photo (path, label, confidence, a column a class), or `-` for the
+            screen instead of the lines; `json` likewise.
+        figure: an image of the photos with their labels; `explain`, of where the labels come from.
+        output: a .csv or .parquet file in place of all that, for any number of photos.
+
+    Returns:
+        What was found; nothing with `output`, which holds it.
+
+    Raises:
+        UserError: no bundle, no photos, or more coverage than val can promise; or, after the
+            others were labelled, photos that can't be decoded.
+    """
+    paths = find_photos(photos)
+    if (figure or explain) and len(paths) > MOST_IN_FIGURE:
+        raise UserError(f"A figure shows at most {MOST_IN_FIGURE} photos, got {len(paths)}.")
+    if explain is not None and run.suffix == ".onnx":
+        raise UserError(
+            "--explain needs the gradients of a run or a bundle; an ONNX file has none."
+        )
+    if output is not None:
+        batch.check(output)
+    model = load_model(run)
+    cutoff = None if coverage is None else _cutoff(model, run, coverage)
+    broken: list[BrokenPhoto] = []
+    predictions = model.predict(paths, threshold, on_broken=broken.append)
+    if output is not None:
+        batch.write(predictions, output, len(paths), broken, cutoff)
+        return []
+    quiet = "-" in (csv, json)
+    width = min(max(len(str(path)) for path in paths), 60)
+    found: list[Prediction] = []
+    sets: list[list[str]] = []
+    for prediction in predictions:
+        found.append(prediction)
+        if cutoff is not None:
+            sets.append(unsure.label_set(prediction.probabilities, cutoff))
+        if not quiet:
+            line = _line(prediction, sets[-1] if sets else None, top_k)
+            print(f"{prediction.path:<{width}}  {line}", flush=True)
+    if broken and not found:
+        raise broken[0]
+    if csv is not None:
+        _write(csv, _csv(found, sets))
+    if json is not None:
+        _write(json, _json(found, sets))
+    if figure is not None:
+        draw(figure, found, sets)
+    if explain is not None:
+        from thaw.model import explain as grad_cam
+
+        grad_cam.draw(explain, model, found)
+    if broken:  # what could be labelled is
+        raise UserError("\n".join(map(str, broken)))
+    return found
+
+
+def _cutoff(model: Any, run: Path, coverage: float) -> float:
+    if not model.conformal:
+        raise UserError(
+            f"The model in {run} doesn't hold what val said of it, which --coverage needs; a run"
+            " of this Thaw stores it, and so does scripts/evaluate.py with --target-coverage."
+        )
+    return unsure.set_cutoff(model.conformal, coverage)
+
+
+def _line(prediction: Prediction, labels: list[str] | None, top_k: int | None) -> str:
+    """What is said of a photo: its label or set of labels, and how probable they are."""
+    probabilities = prediction.probabilities
+    ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+    text = prediction.label if labels is None else _either(labels)
+    shown = ranked[:top_k] if top_k else labels
+    if shown:
+        return f"{text:<12} " + ", ".join(f"{name} {probabilities[name]:.1%}" for name in shown)
+    aside = "" if ranked[0] == prediction.label else f"  ({ranked[0]}?)"
+    return f"{text:<12} {prediction.confidence:6.1%}{aside}"
+
+
+def _either(labels: list[str]) -> str:
+    return " or ".join(labels)
+
+
+def load_model(run: Path) -> Any:
+    """The model of a run, a bundle, or an ONNX file; only the first two need torch."""
+    if run.suffix == ".onnx":
+        from thaw.model import onnx
+
+        return onnx.load(run)
+    import torch
+
+    from thaw.launch import memory
+    from thaw.model import bundle
+
+    memory.keep_memory()
+    model = bundle.load(run)
+    model.backbone.arrange(torch.channels_last)
+    return model
+
+
+def _csv(found: list[Prediction], sets: list[list[str]]) -> str:
+    text = io.StringIO()
+    rows = [as_row(prediction) for prediction in found]
+    if sets:
+        joined = [{"labels": "|".join(labels)} for labels in sets]
+        rows = [row | labels for row, labels in zip(rows, joined, strict=True)]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _json(found: list[Prediction], sets: list[list[str]]) -> str:
+    rows = [dict(vars(prediction)) for prediction in found]
+    for row, labels in zip(rows, sets, strict=False):
+        row["labels"] = labels
+    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(place: str, text: str) -> None:
+    if place == "-":
+        print(text, end="")
+    else:
+        Path(place).write_text(text, encoding="utf-8")
+
+
+def draw(path: Path, found: list[Prediction], sets: list[list[str]]) -> None:
+    """Draw the photos in a grid, each with its label and confidence above it."""
+    labels = [_either(labels) for labels in sets] or [prediction.label for prediction in found]
+    tiles = [
+        (prediction.path, f"{label} ({prediction.confidence:.1%})", "black")
+        for prediction, label in zip(found, labels, strict=True)
+    ]
+    files.write_figure(path, grid.draw(tiles, side=max(320, 640 // len(found))))

@@ -1,0 +1,195 @@
+"""What a net is made of, and what a schedule trains of it when; no weights are read for that."""
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich import get_console
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+from torch import Tensor
+
+from thaw.errors import UserError
+from thaw.launch import cli
+from thaw.model import bundle
+from thaw.nets.backbone import Backbone
+from thaw.nets.weights import without_loading
+from thaw.report.terminal import phase_line
+from thaw.training.run import RunFolder
+from thaw.training.schedule import Schedule, stage_rates
+
+MOST_NAMES = 8  # of parameters that are listed unless more are asked for
+
+
+def build(
+    conf: Path, overrides: Sequence[str], weights: bool = False
+) -> tuple[Backbone, Schedule, dict[str, str]]:
+    """The net, the schedule, and the file that each group of `conf` gave; no weights unless asked.
+
+    Raises:
+        UserError: settings that are unknown, or that don't fit.
+    """
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            cfg = compose("config", list(overrides), return_hydra_config=True)
+    except ConfigCompositionException as error:
+        cause = error.__cause__
+        if not isinstance(cause, OmegaConfBaseException) or not cause.parent_node:
+            raise
+        valid = ", ".join(key for key in map(str, cause.parent_node) if key[0] != "_")
+        raise UserError(f"There is no setting {cause.full_key}; valid are {valid}.") from error
+    make = (lambda: instantiate(cfg.arch), lambda: instantiate(cfg.finetune))
+    with nullcontext() if weights else without_loading():
+        backbone, schedule = cli.build_all(*make)
+    return backbone, schedule, cfg.hydra.runtime.choices
+
+
+def build_run(run: Path) -> tuple[Backbone, Schedule | None, dict[str, Any]]:
+    """The trained net of a run or a bundle; of a run also its schedule, and further facts.
+
+    Raises:
+        UserError: there is no bundle.
+    """
+    model = bundle.load(run)
+    backbone, info = model.backbone, model.info
+    backbone.meta = {k: v for k, v in info["pretrained"].items() if v is not None}
+    backbone.pretrained = "source" in backbone.meta
+    facts = {"classes": model.classes, "temperature": model.temperature}
+    facts |= {"threshold": model.threshold, "accuracy": info.get("metrics", {}).get("test/acc")}
+    settings = RunFolder(run).settings
+    if settings is None:
+        return backbone, None, facts
+    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    facts["steps"] = -(-len(split["train"]) // settings["data"]["batch_size"])
+    choices = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
+    facts |= {"arch": choices.arch, "finetune": choices.finetune}
+    return backbone, instantiate(settings["finetune"]), facts
+
+
+def show_all(conf: Path) -> None:
+    """Print the head and its in_features of every net that has a file in `conf/arch`."""
+    right: dict[str, Any] = {"justify": "right"}
+    numbers = (Column("in_features", **right), Column("parameters", **right))
+    columns = ("arch", "head", *numbers, Column("ImageNet top-1", **right))
+    table = Table(*columns, header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for file in sorted((conf / "arch").glob("*.yaml")):
+        if OmegaConf.is_missing(OmegaConf.load(file), "name"):
+            continue  # it stands for a library
+        backbone, _, _ = build(conf, [f"arch={file.stem}"])
+        head = re.sub(r"\.(\d+)", r"[\1]", f"model.{backbone.head_path}")
+        total, accuracy = (
+            sum(p.numel() for p in backbone.parameters()),
+            backbone.meta.get("accuracy"),
+        )
+        known = f"{accuracy:.1f}%" if accuracy else "-"
+        table.add_row(file.stem, escape(head), str(backbone.in_features), f"{total:,}", known)
+    console = get_console()
+    (console if console.is_terminal else Console(width=200)).print(table)
+
+
+def net_facts(backbone: Backbone) -> dict[str, Any]:
+    """What is known of a net and of its published weights, in plain values."""
+    total = sum(p.numel() for p in backbone.parameters())
+    known = {key: backbone.meta.get(key) for key in ("source", "url", "accuracy", "licence")}
+    head = {"path": backbone.head_path, "kind": type(backbone.head).__name__}
+    head |= {"in_features": backbone.in_features, "out_features": backbone.head.weight.shape[0]}
+    see = backbone.transforms
+    photos = {"resize": list(see.resize_size), "interpolation": see.interpolation.value}
+    photos |= {"crop": backbone.input_size, "mean": list(see.mean), "std": list(see.std)}
+    return backbone.origin | {
+        "weights": known if backbone.pretrained else None,
+        "parameters": total,
+        "megabytes": total * 4 / 1e6,
+        "head": head,
+        "transforms": photos,
+        "stages": [
+            {"name": stage, "parameters": backbone.num_parameters(stage), "shape": shape}
+            for stage, shape in stage_shapes(backbone).items()
+        ],
+    }
+
+
+def stage_shapes(backbone: Backbone) -> dict[str, list[int] | None]:
+    """Shape of what each stage makes of one black photo; None where it isn't a single tensor."""
+    photo = torch.zeros(1, 3, backbone.input_size, backbone.input_size)
+    with torch.inference_mode():
+        _, seen = backbone.eval().stage_outputs(photo)
+    return {s: list(out.shape) if isinstance(out, Tensor) else None for s, out in seen.items()}
+
+
+def schedule_facts(schedule: Schedule, backbone: Backbone) -> dict[str, Any]:
+    """What each phase trains and how fast, in plain values; a frozen stage has no rate."""
+    rates, phases = stage_rates(schedule, backbone), []
+    for i, phase in enumerate(schedule.phases):
+        schedule.apply(phase, backbone)
+        trained = {n: p.numel() for n, p in backbone.net.named_parameters() if p.requires_grad}
+        facts = {"name": phase.name, "epochs": phase.epochs, "until": phase.until}
+        facts |= {"lr": {stage: lr[i] or None for stage, lr in rates.items()}}
+        facts |= {"in_words": phase_line(phase, schedule, backbone)}
+        phases.append(facts | {"parameters": sum(trained.values()), "names": list(trained)})
+    return {"at_most": any(phase.until for phase in schedule.phases), "phases": phases}
+
+
+def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
+    """Print the facts for people, with every name of a parameter if `names`."""
+    piped = not get_console().is_terminal
+    console = Console(width=250) if piped else get_console()  # piped, no cell is cut or broken
+    weights, seen = facts["weights"] or {}, facts["transforms"]
+    top1 = weights.get("accuracy")
+    mean, std = (" ".join(f"{x:.3g}" for x in seen[key]) for key in ("mean", "std"))
+    lines = {
+        "net": f"{facts['name']} of {facts['source']}",
+        "size": f"{facts['parameters']:,} parameters, {facts['megabytes']:.1f} MB in float32",
+        "weights": " ".join(filter(None, [weights.get("source"), weights.get("url")])) or "random",
+        "ImageNet top-1": f"{top1:.1f}%, as published" if top1 else "unknown",
+        "licence": weights.get("licence") or "unknown",
+        "head": "{path}, a {kind}: {in_features} to {out_features}".format(**facts["head"]),
+        "photos": f"{_in_words(seen['resize'])} ({seen['interpolation']}), centre"
+        f" {seen['crop']}×{seen['crop']}, values from 0 to 1, minus mean {mean}, over std {std}\n",
+    }
+    if trained := facts.get("trained"):
+        del lines["ImageNet top-1"]
+        lines["classes"] = ", ".join(trained["classes"])
+        share, threshold = trained["accuracy"], trained["threshold"]
+        lines["test accuracy"] = "unknown" if share is None else f"{share:.1%}"
+        lines["confidence"] = f"temperature {trained['temperature']:.3g}, " + (
+            "never unsure" if threshold is None else f"unsure below {threshold:.1%}"
+        )
+        lines["photos"] = lines.pop("photos")  # the last
+    numbers = Column("parameters", justify="right")
+    table = Table("stage", numbers, "output", header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for stage in facts["stages"]:
+        table.add_row(stage["name"], f"{stage['parameters']:,}", str(stage["shape"] or "-"))
+    line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    for name, text in lines.items():
+        if weights or name not in ("ImageNet top-1", "licence"):
+            line(f"{name:<14}  {text}")
+    console.print(table)
+    if rates is None or "schedule" not in facts:
+        return
+    plan = facts["schedule"]
+    most = "at most " if plan["at_most"] else ""
+    line(f"\nfinetune={plan['name']}: {most}{plan['epochs']} epochs, {plan['steps']} steps\n")
+    console.print(rates)
+    for phase in plan["phases"]:
+        line(f"\n{phase['in_words']}")
+        few = names or len(phase["names"]) <= MOST_NAMES
+        what = phase["names"] if few else [stage for stage, lr in phase["lr"].items() if lr]
+        line(f"  {'' if few else 'stages: '}{', '.join(what)}")
+
+
+def _in_words(resize: list[int]) -> str:
+    if len(resize) == 1:
+        return f"shorter side to {resize[0]} pixels"
+    return f"squashed to {resize[0]}×{resize[1]} pixels"

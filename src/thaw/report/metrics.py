@@ -1,0 +1,164 @@
+"""What a run reports: its numbers, its predictions, and the circumstances."""
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from thaw.data.folder import PhotoFolder
+from thaw.evaluation.scores import scores, wilson
+from thaw.nets.backbone import Backbone
+from thaw.training.history import History
+from thaw.training.unfreezing import StagedUnfreezing
+
+PACKAGES = (
+    "thaw-vision",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "hydra-core",
+    "torchmetrics",
+)
+
+
+def environment(seed: int, device: torch.device) -> dict[str, Any]:
+    """What ran where: versions, git state, device, command."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "command": [sys.executable, *sys.argv],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: metadata.version(package) for package in PACKAGES},
+        "git": {
+            "commit": _git("rev-parse", "HEAD"),
+            "changed": bool(_git("status", "--porcelain")),
+        },
+        "device": f"{device.type} {name or platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+
+
+@cache  # of the code that this process has read, whatever becomes of it during a sweep
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+class Clock:
+    """Wall-clock seconds by name, for `with clock("fit"): …`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time a block."""
+        began = time.perf_counter()
+        yield
+        self.seconds[f"seconds/{name}"] = time.perf_counter() - began
+
+
+def metrics(
+    results: Mapping[str, Tensor],
+    backbone: Backbone,
+    history: History,
+    staged: StagedUnfreezing,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """The flat contents of `metrics.json`: test on the best epoch, val and train of that epoch."""
+    test = scores(results["logits"], results["label"])
+    photos = len(results["label"])
+    low, high = wilson(round(test["acc"] * photos), photos)
+    best = history.best
+    phases = [phase.name for phase in staged.schedule.phases]
+    return {
+        **{f"test/{key}": value for key, value in test.items()},
+        "test/acc_low": low,
+        "test/acc_high": high,
+        "test/images": photos,
+        **{key: best[key] for key in ("val/acc", "val/loss", "val/f1", "train/acc", "train/loss")},
+        "best/epoch": best["epoch"],
+        "epochs": len(history.rows),
+        "seconds/epoch": statistics.mean(row["seconds"] for row in history.rows),
+        **seconds,
+        "seconds/fit": seconds["seconds/fit"] + history.seconds_before,
+        "params/total": sum(p.numel() for p in backbone.net.parameters()),
+        "params/trainable": staged.schedule.trainable(backbone),
+        "model/latency_ms": latency(backbone),
+        "frozen/unchanged": staged.verified == phases,
+    }
+
+
+_latencies: dict[str, float] = {}  # jobs of a sweep with the same net share what was measured
+
+
+@torch.inference_mode()
+def latency(backbone: Backbone, repeats: int = 5) -> float:
+    """Median milliseconds of one photo `[1, 3, H, W]` through the net, without decoding.
+
+    A process measures a net once: it takes as long whatever its weights are.
+    """
+    backbone.eval()
+    device = next(backbone.parameters()).device
+    shape = tuple(backbone.head.weight.shape)
+    layout = (backbone.memory_format, backbone.input_size, torch.get_num_threads())
+    key = f"{backbone.origin} {shape} {device} {layout}"
+    if key in _latencies:
+        return _latencies[key]
+    image = torch.zeros(1, 3, backbone.input_size, backbone.input_size, device=device)
+    times = []
+    for _ in range(repeats + 2):  # the first two warm up
+        began = time.perf_counter()
+        backbone(image).cpu()  # waits for a GPU
+        times.append(time.perf_counter() - began)
+    return _latencies.setdefault(key, 1000 * statistics.median(times[2:]))
+
+
+def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[str, Any]]:
+    """Rows of `predictions.csv`: path, label, prediction, confidence, and a column a class."""
+    probabilities = results["logits"].softmax(dim=1)  # [N, classes]
+    rows = []
+    for sample, row in zip(data.splits["test"], probabilities.tolist(), strict=True):
+        confidence = max(row)
+        values = {
+            "path": sample.path,
+            "label": data.classes[sample.label],
+            "prediction": data.classes[row.index(confidence)],
+            "confidence": confidence,
+        }
+        rows.append(values | dict(zip(data.classes, row, strict=True)))
+    return rows
+
+
+def log_hyperparameters(
+    trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> None:
+    """Fill TensorBoard's HPARAMS tab: short settings, and what came out."""
+    final = {
+        "test/acc": metrics["test/acc"],
+        "test/loss": metrics["test/loss"],
+        "best/val_acc": metrics["val/acc"],
+        "best/val_loss": metrics["val/loss"],
+    }
+    for logger in trainer.loggers:
+        assert isinstance(logger, TensorBoardLogger)
+        logger.log_hyperparams(dict(settings), final)
+        logger.save()

@@ -1,0 +1,194 @@
+"""What a run shows in the terminal: stages, progress, a line an epoch, and the result."""
+
+import io
+import logging
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import get_console
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from thaw.data.folder import PhotoFolder
+from thaw.nets.backbone import Backbone
+from thaw.training.history import History
+from thaw.training.run import RunFolder
+from thaw.training.schedule import Phase, Schedule, stage_rates
+from thaw.training.unfreezing import StagedUnfreezing
+
+log = logging.getLogger(__name__)
+
+
+def show(what: RenderableType) -> None:
+    """Log a table: the terminal shows it in its colours, `train.log` gets it as plain text."""
+    plain = Console(file=io.StringIO(), width=120)
+    plain.print(what)
+    assert isinstance(plain.file, io.StringIO)
+    text = "\n" + plain.file.getvalue().rstrip()
+    log.info("%s", text, extra={"renderable": what})
+
+
+def stage_table(backbone: Backbone, schedule: Schedule) -> Table:
+    """Stages with their parameters and their learning rate in each phase."""
+    table = Table(title_justify="left", header_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("stage")
+    table.add_column("parameters", justify="right")
+    for phase in schedule.phases:
+        length = f"{phase.epochs} epochs" if phase.epochs > 1 else "1 epoch"
+        until = "\nor converged" if phase.until else ""
+        table.add_column(f"{phase.name}\n{length}{until}", justify="right")
+    rates = stage_rates(schedule, backbone)
+    for stage in backbone.stages:
+        cells = [f"{lr:.3g}" if lr else "[dim]frozen[/dim]" for lr in rates[stage]]
+        table.add_row(stage, f"{backbone.num_parameters(stage):,}", *cells)
+    return table
+
+
+def phase_line(phase: Phase, schedule: Schedule, backbone: Backbone) -> str:
+    """What trains in a phase, in words."""
+    trained, norms = schedule.trained(phase, backbone)
+    parameters = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+    if len(trained) == len(backbone.stages):
+        what = "the whole net trains"
+    elif norms:
+        what = f"{', '.join(trained)} and all norm layers train"
+    else:
+        what = f"{', '.join(trained)} train" + ("s" if len(trained) == 1 else "")
+    return f"phase {phase.name}: {what}, {parameters:,} parameters"
+
+
+class Terminal(Callback):
+    """A progress bar, a line an epoch, and a line when something thaws."""
+
+    def __init__(self, staged: StagedUnfreezing, history: History) -> None:
+        self.staged, self.history = staged, history
+        self.progress: Progress | None = None
+        self.shown: str | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Announce a phase that begins, and start the bar."""
+        backbone = pl_module.backbone
+        assert isinstance(backbone, Backbone)
+        if not trainer.is_global_zero:
+            return
+        phase = self.staged.phase
+        if self.shown != phase.name:
+            log.info(phase_line(phase, self.staged.schedule, backbone))
+            self.shown = phase.name
+        last = trainer.max_epochs or 0
+        self._start(f"epoch {trainer.current_epoch + 1}/{last}", int(trainer.num_training_batches))
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        """One step further."""
+        self._advance()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's line."""
+        self._stop()
+        if not trainer.is_global_zero:
+            return
+        row = self.history.rows[-1]
+        best = "  best" if row["epoch"] == self.history.best["epoch"] else ""
+        log.info(
+            "epoch %2d/%d  %-5s  train loss %.4f acc %s  val loss %.4f acc %s  %5.1f s%s",
+            row["epoch"],
+            trainer.max_epochs,
+            row["phase"],
+            row["train/loss"],
+            percent(row["train/acc"]),
+            row["val/loss"],
+            percent(row["val/acc"]),
+            row["seconds"],
+            best,
+        )
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the bar for the test photos."""
+        self._start("test", int(sum(trainer.num_test_batches)))
+
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
+        """One step further."""
+        self._advance()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clear the bar."""
+        self._stop()
+
+    def on_exception(self, *_: Any, **__: Any) -> None:
+        """Clear the bar."""
+        self._stop()
+
+    def _start(self, what: str, steps: int) -> None:
+        self._stop()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        console = get_console()
+        progress = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
+        progress.add_task(what, total=steps)
+        progress.start()
+        self.progress = progress
+
+    def _advance(self) -> None:
+        if self.progress is not None:
+            self.progress.advance(self.progress.task_ids[0])
+
+    def _stop(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+
+def percent(share: float) -> str:
+    """A share as a percentage of fixed width.
+
+    >>> percent(0.9412)
+    ' 94.1%'
+    """
+    return f"{share:6.1%}"
+
+
+def show_start(backbone: Backbone, data: PhotoFolder, schedule: Schedule) -> None:
+    """Say what will be trained on what, before anything slow."""
+    counts = ", ".join(f"{len(samples)} {split}" for split, samples in data.splits.items())
+    source = backbone.meta.get("source") or "random weights"
+    log.info("net     %s, %s", backbone.origin["name"], source)
+    log.info("photos  %s: %d classes, %s", data.root, len(data.classes), counts)
+    for split, how in data.cut.items():
+        log.info("        %s is cut from them: %s", split, how)
+    if not backbone.pretrained:
+        log.info(
+            "        there are no pretrained weights to keep: every phase trains the whole net"
+        )
+    show(stage_table(backbone, schedule))
+
+
+def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None:
+    """The last block: what came out, and what to type next."""
+    interval = f"95% interval {metrics['test/acc_low']:.1%} to {metrics['test/acc_high']:.1%}"
+    photos = f"{metrics['test/images']} photos"
+    off = f"{metrics['test/ece']:.1%} off on average"
+    told = "left as it was: val shows no clear error"
+    if metrics["temperature"] != 1:
+        told = f"after calibration on val (temperature {metrics['temperature']:.2f})"
+    rows = {
+        "test accuracy": f"{metrics['test/acc']:.1%}  ({interval}, {photos})",
+        "mistakes": struggles,
+        "confidence": f"{off}, {told}",
+        "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, lowest loss)",
+        "time": f"{metrics['seconds/fit']:.1f} s training, {metrics['seconds/test']:.1f} s test,"
+        f" {metrics['model/latency_ms']:.1f} ms a photo",
+        "figures": f"{run}/figures",
+        "size on disk": f"{metrics['model/bytes'] / 1e6:.1f} MB  ({run}/model)",
+        "next": f"python scripts/predict.py {run} PHOTO",
+        "": "tensorboard --logdir outputs",
+    }
+    log.info("")
+    for name, value in rows.items():
+        log.info("%-14s %s", name, value)

@@ -1,0 +1,154 @@
+"""A sweep: each job on a line of its own, none stops another, and one table at the end.
+
+Hydra imports this file when it starts, so torch and matplotlib are not imported with it.
+"""
+
+import copy
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from thaw.errors import UserError
+from thaw.launch.cli import ConsoleHandler, user_sentence
+
+if TYPE_CHECKING:
+    from thaw.nets.backbone import Backbone
+    from thaw.training.run import RunFolder
+
+log = logging.getLogger(__name__)
+failures: list[Path] = []  # runs of the sweep that ended, for the exit code
+nets: dict[str, "Backbone"] = {}  # the pretrained net that the last job began with
+REFUSED = ".refused"  # in a finished run's folder, why this call of the sweep didn't accept it
+
+
+def job(run: "RunFolder", train: Callable[[], float]) -> float:
+    """Do one job, and print its line; returns the best val loss, infinity if it failed.
+
+    What the job itself has to say goes to its `train.log`; of that, the terminal gets warnings.
+    """
+    from rich import get_console
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.setLevel(logging.WARNING)
+    done_before = run.status.get("state") == "done"
+    began = time.perf_counter()
+    try:
+        loss = train()
+    except Exception as error:
+        sentence = user_sentence(error)
+        if sentence is None:
+            log.debug("This is a defect:", exc_info=error)
+            sentence = f"{type(error).__name__}: {error} (see {run}/train.log)"
+        log.debug(sentence)
+        run.end("failed", error, keep=True)
+        if run.status.get("state") == "done":
+            (run.path / REFUSED).write_text(sentence, encoding="utf-8")
+        show_failed(run.path, sentence)
+        return math.inf
+    except BaseException as interrupt:  # Interrupted, or how a launcher stops its processes
+        run.end("interrupted", interrupt, keep=True)
+        raise
+    if run.writes:
+        metrics = run.metrics
+        state = "done before" if done_before else f"{time.perf_counter() - began:6.1f} s"
+        get_console().print(
+            f"{run.path.name}  val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
+            f"  {state}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    return loss
+
+
+def backbone(arch: DictConfig) -> "Backbone":
+    """The net of these settings; jobs that begin with the same pretrained one get copies of it."""
+    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+        return instantiate(arch)
+    key = OmegaConf.to_yaml(arch, resolve=True)
+    if key not in nets:
+        nets.clear()
+        made = instantiate(arch)
+        if not made.pretrained:  # random weights are of the job's own seed
+            return made
+        nets[key] = made
+    return copy.deepcopy(nets[key])
+
+
+def show_failed(run: Path, reason: str) -> None:
+    """The line of a job that failed."""
+    from rich import get_console
+
+    get_console().print(
+        f"{run.name}  failed  {reason}", style="red", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+class Verdict(Callback):
+    """Counts the jobs when a sweep ends, and compares those that are done."""
+
+    def __init__(self) -> None:
+        self.before: set[Path] = set()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember what an earlier call of the same sweep has done."""
+        failures.clear()
+        nets.clear()
+        if config.hydra.launcher.get("_target_", "").endswith("LocalLauncher"):
+            # It starts all jobs at once and tells them nothing; joblib and Slurm limit theirs.
+            os.environ["OMP_NUM_THREADS"] = str(config.hydra.launcher.cpus_per_task or 1)
+        for mark in Path(config.hydra.sweep.dir).glob(f"**/{REFUSED}"):
+            mark.unlink()
+        self.before = {run for run, status in _jobs(config).items() if status["state"] == "done"}
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write `leaderboard.csv` and the figures into the sweep's folder, print the verdict."""
+        nets.clear()
+        launcher = config.hydra.launcher.get("_target_", "")
+        if "joblib" in launcher:
+            from joblib.externals import loky
+
+            # Its processes would wait for more jobs, with all their memory, and hold up the exit.
+            loky.get_reusable_executor().shutdown(kill_workers=True)
+        jobs = _jobs(config)
+        done = {run for run, status in jobs.items() if status["state"] == "done"}
+        refused = {run for run in done if (run / REFUSED).exists()}
+        failures.extend(run for run in jobs if run not in done or run in refused)
+        if "submitit" in launcher:  # what its jobs print goes to files in `.submitit`
+            for run in failures:
+                mark = run / REFUSED
+                told = mark.read_text(encoding="utf-8") if run in refused else ""
+                show_failed(run, told or jobs[run].get("reason", f"see {run}/train.log"))
+        before = len(self.before & done)
+        print(
+            f"\n{len(done)} of {len(jobs)} jobs done" * (before < len(jobs))
+            + f"\n{before} of {len(jobs)} done before" * (before > 0),
+            flush=True,
+        )
+        if not done:
+            return
+        from thaw.comparison import leaderboard
+
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            leaderboard.report([folder], folder)
+        except UserError as error:
+            log.warning("There is no verdict: %s", error)
+
+
+def _jobs(config: DictConfig) -> dict[Path, dict[str, Any]]:
+    """Run folders of a sweep, and what their `status.json` holds."""
+    paths = sorted(Path(config.hydra.sweep.dir).glob("**/status.json"))
+    return {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in paths}

@@ -1,0 +1,112 @@
+"""Checkpoints that a kill can't spoil: whole or absent, without pickled code, and not too often."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from thaw.nets.backbone import Backbone
+from thaw.training.history import History
+from thaw.training.unfreezing import StagedUnfreezing
+
+EVERY = 10.0  # seconds between checkpoints, at least
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, and load without running pickled code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write beside, sync to disk, rename."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.name == "last.ckpt" and path.exists():
+            os.replace(path, path.with_name("previous.ckpt"))  # should the new one be damaged
+        os.replace(partial, path)
+
+
+class Checkpoints(Checkpoint):
+    """`last.ckpt` to go on from, `best.ckpt` with the weights of the best epoch on val.
+
+    Written at the end of each phase, and else once in `EVERY` seconds: a head's epoch on cached
+    features takes less time than writing down a large net. What a run loses by being killed it
+    makes again, bit for bit.
+    """
+
+    def __init__(self, folder: Path, staged: StagedUnfreezing, history: History) -> None:
+        self.folder, self.staged, self.history = folder, staged, history
+        self.best: dict[str, Any] = {}  # weights of this phase's best epoch, if it is the run's
+        self.pending = False  # they aren't in the file yet
+        self.written = time.monotonic()
+        self.phases = 1  # that have begun
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that goes on has begun some."""
+        self.phases = len(self.staged.starts)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What a phase that begins trains isn't frozen any more, as what is kept here may be."""
+        if trainer.current_epoch == self.staged.starts[-1]:
+            self.best = {}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Comes last of all callbacks: whether the phase is over has been decided."""
+        if self.history.best["epoch"] == trainer.current_epoch + 1:
+            backbone = pl_module.backbone
+            assert isinstance(backbone, Backbone)
+            moving = {
+                id(tensor)
+                for stage in [*backbone.trained, *backbone.trained_norms]
+                for tensor in backbone.named_tensors_of(stage).values()
+            }
+            # What is frozen stays as it is until the phase ends, and this is written by then.
+            self.best = {
+                name: tensor.detach().clone() if id(tensor) in moving else tensor.detach()
+                for name, tensor in pl_module.state_dict(keep_vars=True).items()
+            }
+            self.pending = True
+        begun, self.phases = self.phases, len(self.staged.starts)
+        now = time.monotonic()
+        if trainer.strategy.broadcast(begun != self.phases or now - self.written >= EVERY):
+            if self.pending and trainer.is_global_zero:
+                facts = {"state_dict": self.best, "epoch": self.history.best["epoch"] - 1}
+                AtomicCheckpoints().save_checkpoint(facts, self.folder / "best.ckpt")
+            self.pending = False
+            trainer.save_checkpoint(self.folder / "last.ckpt")
+            self.written = time.monotonic()
+
+    def load_best(self, module: LightningModule) -> None:
+        """Put the weights of the best epoch on val into the module.
+
+        `Trainer.test(ckpt_path=…)` would set the callbacks back to that epoch too.
+        """
+        path = self.folder / "best.ckpt"
+        best = self.best or torch.load(path, "cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(best)
+        self.best = {}
+
+
+def why_unusable(path: Path, module: LightningModule) -> str | None:
+    """What is wrong with a file as a checkpoint to go on from; None if nothing is."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile file makes torch raise
+        return f"is damaged ({type(error).__name__})"
+    needed = {"StagedUnfreezing", "History"}
+    if not isinstance(checkpoint, dict) or not needed <= set(checkpoint.get("callbacks", ())):
+        return "is no checkpoint of Thaw's"
+    shapes = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+    if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
+        return "is of another net"
+    return None

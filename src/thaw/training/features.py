@@ -1,0 +1,221 @@
+"""Features of photos: what a frozen prefix makes of them, from the cache or computed."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from importlib import metadata
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from rich import get_console
+from rich.progress import track
+from torch import Tensor
+
+from thaw.data.augment import Views
+from thaw.data.cache import FeatureCache, Rows, Shelf
+from thaw.data.dataset import decoders, normalised, pixels
+from thaw.data.folder import PhotoFolder
+from thaw.data.photos import load_photo
+from thaw.model.bundle import describe_transforms
+from thaw.nets.backbone import Backbone
+from thaw.nets.cut import Cut
+from thaw.nets.fuse import fused
+from thaw.training.unfreezing import gathered
+
+log = logging.getLogger(__name__)
+FORMAT = 2  # of the decoding and the cutting: another number makes all features anew
+BATCH = 16  # photos; always as many, or the same photo's last bits would depend on its neighbours
+SEGMENT = 64 * 2**20  # bytes that are computed before they are written
+VERSIONS = ("torch", "torchvision", "pillow")
+
+
+class TooLarge(OSError):
+    """The features don't fit into the cache."""
+
+
+class Extractor:
+    """Runs a backbone's prefix over photos; on the CPU in float32, until told `on` what.
+
+    Args:
+        fuse: on a CPU, do convolution, BatchNorm and activation in one step.
+    """
+
+    def __init__(
+        self, cache: FeatureCache, backbone: Backbone, data: PhotoFolder, fuse: bool = True
+    ) -> None:
+        self.cache, self.backbone, self.data, self.fuse = cache, backbone, data, fuse
+        self.device, self.precision = torch.device("cpu"), "32-true"
+        self.autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext
+        self.seconds = 0.0
+
+    def on(self, trainer: Trainer) -> None:
+        """Compute on this trainer's device, and in its precision."""
+        self.device, self.precision = trainer.strategy.root_device, str(trainer.precision)
+        self.autocast = trainer.precision_plugin.forward_context
+
+    def rows(self, here: Cut, splits: Sequence[str], sources: Sequence[Cut] = ()) -> list[Rows]:
+        """Features at a cut of the photos of some splits; of train all views, one after another.
+
+        Args:
+            sources: shallower cuts, from shallow to deep, whose features are wanted later: they
+                are made first, and this cut's from them.
+
+        Raises:
+            OSError: they can't be kept, or are more than the cache may hold.
+        """
+        began = time.perf_counter()
+        names = {split: self._names(split) for split in splits}
+        every = [name for split in splits for name in names[split]]
+        shelf = self.cache.shelf(self._key(here))
+        shelf.refresh()
+        missing = shelf.missing(every)
+        if sum(gathered(len(missing))):  # processes that train together do the same, all of them
+            before: tuple[Cut, Shelf] | None = None
+            for place in [*sources, here]:
+                shelf = self.cache.shelf(self._key(place))
+                self._fill(shelf, every, place, before)
+                before = (place, shelf)
+        rows = [shelf.rows(names[split]) for split in splits]
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        photos = " and ".join(f"{len(self.data.splits[split])} {split}" for split in splits)
+        log.info(
+            "features of %s photos: %d computed in %.1f s, %d reused, %.1f MB",
+            *(photos, len(missing), seconds, len(set(every)) - len(missing)),
+            sum(r.nbytes for r in rows) / 1e6,
+        )
+        self.cache.make_room()
+        return rows
+
+    def _names(self, split: str) -> list[str]:
+        views = range(len(Views(self.data.augment).makers) if split == "train" else 1)
+        digests = self.data.digests(split)
+        return [f"{d}-{view}" if view else d for view in views for d in digests]
+
+    def _key(self, here: Cut) -> str:
+        facts = {
+            "format": FORMAT,
+            "batch": BATCH,
+            "prefix": here.prefix_digest,
+            "transforms": describe_transforms(self.backbone.transforms),
+            "precision": self.precision,
+            "device": self.device.type,
+            "fused": self.fuses is not None,
+            "memory_format": str(self.backbone.memory_format),
+            "versions": {package: metadata.version(package) for package in VERSIONS},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def fuses(self) -> torch.dtype | None:
+        """What fused convolutions compute in; None if none are fused."""
+        kinds = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+        return kinds.get(self.precision) if self.fuse and self.device.type == "cpu" else None
+
+    # --- computing ----------------------------------------------------------------------------
+
+    def _fill(
+        self, shelf: Shelf, names: list[str], here: Cut, before: tuple[Cut, Shelf] | None
+    ) -> None:
+        """Compute what is missing; of several processes that train together, each its share."""
+        together = dist.is_available() and dist.is_initialized()
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+        problem: OSError | None = None
+        with contextlib.ExitStack() as stack:
+            try:
+                if rank == 0:
+                    stack.enter_context(shelf.writing())
+            except OSError as error:
+                problem = error
+            missing = gathered(shelf.missing(names))[0]
+            try:
+                if problem is None:
+                    self._compute(shelf, missing[rank::ranks], here, before)
+            except OSError as error:
+                problem = error
+            problems = [found for found in gathered(problem) if found is not None]
+        if problems:
+            raise problems[0]
+        shelf.refresh()
+        self._compute(shelf, shelf.missing(names), here, before)  # on machines that share no disk
+
+    @torch.inference_mode()
+    def _compute(
+        self, shelf: Shelf, names: list[str], here: Cut, before: tuple[Cut, Shelf] | None
+    ) -> None:
+        if not names:
+            return
+        modes = [*self.backbone.modules()]
+        training = [module.training for module in modes]
+        self.backbone.eval().to(self.device)
+        part = here.between(before and before[0])
+        run = fused(part, self.fuses) if self.fuses else part
+        batches = [names[i : i + BATCH] for i in range(0, len(names), BATCH)]
+        done: list[Tensor] = []
+        begin = 0
+        try:
+            inputs = self._stored(batches, before[1]) if before else self._photos(batches)
+            for end, images in enumerate(_bar(inputs, len(batches)), start=1):
+                own = len(images)
+                # Padded with itself to the batch that all photos are computed in.
+                full = images[torch.arange(BATCH) % own] if own < BATCH else images
+                if full.ndim == 4:
+                    full = full.contiguous(memory_format=self.backbone.memory_format)
+                with self.autocast():
+                    features = run(full.to(self.device, non_blocking=True))[:own].cpu()
+                done.append(features)
+                size = sum(part.nbytes for part in done)
+                if end == 1 and features[0].nbytes * len(names) > self.cache.max_bytes:
+                    raise TooLarge(
+                        f"{features[0].nbytes * len(names) / 1e9:.1f} GB for {len(names)} photos, "
+                        f"and cache.max_gb is {self.cache.max_bytes / 1e9:g}"
+                    )
+                if size > SEGMENT or end == len(batches):
+                    shelf.add([n for batch in batches[begin:end] for n in batch], torch.cat(done))
+                    done, begin = [], end
+        finally:
+            for module, mode in zip(modes, training, strict=True):
+                module.training = mode
+
+    def _photos(self, batches: list[list[str]]) -> Iterator[Tensor]:
+        """Images `[B, 3, H, W]`; decoded by as many threads as compute, before they compute.
+
+        On a GPU the next batch is decoded while this one is computed.
+        """
+        paths, see = self.data.paths_by_digest(), self.backbone.transforms
+        makers = Views(self.data.augment).makers
+
+        def load(name: str) -> Tensor:
+            digest, _, view = name.partition("-")
+            return pixels(see, makers[int(view or 0)](load_photo(paths[digest])))
+
+        def images(futures: list[Future[Tensor]]) -> Tensor:
+            batch = torch.stack([future.result() for future in futures])
+            batch = batch.to(self.device, non_blocking=True)
+            return normalised(see, batch.contiguous(memory_format=self.backbone.memory_format))
+
+        with decoders() as pool:
+            ahead: list[list[Future[Tensor]]] = []
+            for batch in batches:
+                ahead.append([pool.submit(load, name) for name in batch])
+                if self.device.type == "cpu" or len(ahead) > 1:
+                    yield images(ahead.pop(0))
+            for futures in ahead:
+                yield images(futures)
+
+    @staticmethod
+    def _stored(batches: list[list[str]], shelf: Shelf) -> Iterator[Tensor]:
+        for batch in batches:
+            yield shelf.rows(batch).take(range(len(batch)))
+
+
+def _bar(batches: Iterator[Tensor], total: int) -> Iterator[Tensor]:
+    console = get_console()
+    hidden = not console.is_terminal
+    yield from track(batches, "frozen part", total, console=console, transient=True, disable=hidden)

@@ -1,0 +1,51 @@
+"""What each epoch came to, in the checkpoint and in `history.csv`."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from thaw.files import write_csv
+from thaw.training.unfreezing import MONITOR, StagedUnfreezing
+
+
+class History(Callback):
+    """A row an epoch, in the checkpoint and in `history.csv`."""
+
+    def __init__(self, path: Path, staged: StagedUnfreezing) -> None:
+        self.path, self.staged = path, staged
+        self.rows: list[dict[str, Any]] = []
+        self.seconds_before = 0.0  # spent by processes that this one goes on from
+        self.began = 0.0
+        self.phase = ""
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The row of the epoch that `best.ckpt` holds: the first with the lowest val loss."""
+        return min(self.rows, key=lambda row: row[MONITOR])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the rows of a checkpoint; later epochs of an interrupted run are forgotten."""
+        self.rows = list(state_dict["rows"])
+        self.seconds_before = sum(row["seconds"] for row in self.rows)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.began, self.phase = time.perf_counter(), self.staged.phase.name
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the epoch's row."""
+        metrics = trainer.callback_metrics
+        keys = ("train/loss", "train/acc", "val/loss", "val/acc", "val/f1")
+        rates = {g["stage"]: g["lr"] for g in trainer.optimizers[0].param_groups}
+        row = {"epoch": trainer.current_epoch + 1, "phase": self.phase}
+        row |= {key: float(metrics[key]) for key in keys}
+        row |= {"lr/head": rates["head"], "seconds": round(time.perf_counter() - self.began, 3)}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_csv(self.path, self.rows)

@@ -1,0 +1,157 @@
+"""The run folder: every file whole or absent at any moment, and enough to tell what ran."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from omegaconf import OmegaConf
+
+from thaw.errors import UserError
+from thaw.files import write_csv, write_json
+from thaw.training.checkpoints import why_unusable
+
+log = logging.getLogger(__name__)
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """Settings as nested dicts of plain values."""
+    values = OmegaConf.to_container(cfg)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+class RunFolder:
+    """One run's folder and its state: running, done, failed or interrupted."""
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
+        self.path = path
+        self.writes = writes  # of several processes that train together, one does
+        self.checkpoints = path / "checkpoints"
+        self.began = False  # by this process
+
+    def __str__(self) -> str:
+        """The path as a user in this directory would type it."""
+        here = Path.cwd()
+        return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
+
+    def resume_point(self, module: LightningModule) -> Path | None:
+        """The newest checkpoint that is whole and this module's; None to begin at the beginning."""
+        for path in (self.checkpoints / "last.ckpt", self.checkpoints / "previous.ckpt"):
+            if not path.is_file():
+                continue
+            reason = why_unusable(path, module)
+            if reason is None:
+                log.info("going on from %s", path)
+                return path
+            log.warning("%s %s; going on from what was before it.", path, reason)
+        return None
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The contents of `status.json`; {} before the run began."""
+        path = self.path / "status.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The settings that the run began with; None before it began.
+
+        Not those in `.hydra`: Hydra has written the present ones there.
+        """
+        path = self.path / "environment.json"
+        return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The contents of `metrics.json`."""
+        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+
+    def begin(self, split: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Mark the run as running, and write what it runs on.
+
+        Raises:
+            UserError: a run is resumed on other photos than those it began with.
+        """
+        path = self.path / "split.json"
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            changed = [
+                key for key in ("classes", "train", "val", "test") if before[key] != split[key]
+            ]
+            if changed:
+                raise UserError(
+                    f"The photos in {split['root']} aren't those that the run began with"
+                    f" ({', '.join(changed)} differ from {path}); start a new run."
+                )
+        if self.writes:
+            write_json(path, split)
+            write_json(self.path / "environment.json", environment)
+            self._set("running")
+            self.began = True
+
+    def end(self, state: str, reason: BaseException, keep: bool = False) -> None:
+        """Mark a run that broke off; a folder in which none began is removed unless `keep`."""
+        before = self.status.get("state", "failed")
+        if not self.writes or (before != "failed" and not self.began):
+            return  # what an earlier process left stays as it is where this one was refused
+        if self.status or keep:
+            self._set(state, reason=str(reason) or type(reason).__name__)
+            return
+        for name in (".hydra", "train.log"):  # all that Hydra has put there by now
+            path = self.path / name
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(
+                missing_ok=True
+            )
+        for folder in (self.path, *list(self.path.parents)[:3]):
+            try:
+                folder.rmdir()
+            except OSError:  # not empty: it holds other runs
+                return
+
+    def finish(self, metrics: dict[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
+        """Write the results; `status.json` comes last, so that "done" means all is there."""
+        write_csv(self.path / "predictions.csv", predictions)
+        write_json(self.path / "metrics.json", metrics)
+        self._set("done")
+
+    def _set(self, state: str, **facts: Any) -> None:
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        started = self.status.get("started", now)  # that of the run's first process
+        values = {"state": state, "started": started, "updated": now, "pid": os.getpid(), **facts}
+        write_json(self.path / "status.json", values)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys of nested settings whose values differ, as `key: before -> now`.
+
+    >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    ['a.b: 1 -> 3']
+    """
+    found: list[str] = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} -> {new}")
+    return found
+
+
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError where a run would be resumed with other settings."""
+    asides = {"resume", "resume_with_changes", "debug", "cache"}  # they change no result
+    changed = differences(
+        {key: value for key, value in before.items() if key not in asides},
+        {key: value for key, value in now.items() if key not in asides},
+    )
+    if changed:
+        raise UserError(
+            "The run began with other settings: " + "; ".join(changed) + ". Resume it without"
+            " them, or add resume_with_changes=true."
+        )

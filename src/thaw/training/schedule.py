@@ -1,0 +1,212 @@
+"""Schedules: which stages train in which phase, for how long, at which learning rate.
+
+Nothing here trains. Every question about time has one answer, a function of the phase and of how
+many epochs of it have passed, so it can be printed and drawn as well as applied.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from thaw.errors import UserError
+from thaw.nets.backbone import Backbone
+
+ANNEALS = ("none", "cosine", "linear")
+BATCH_NORMS = ("eval", "train")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a schedule.
+
+    Args:
+        train: `head`, the number n of last blocks that train with it, `all`, a list of stages, or
+            `norms` (the head and every norm layer's affine parameters).
+        epochs: how long, at most.
+        lr: learning rate of the head; a stage `d` before it gets `lr * lr_decay ** d`.
+        warmup: epochs of linear warm-up from 0.
+        anneal: how the learning rate goes to 0 after the warm-up: none, cosine, linear.
+        until: `converged` ends the phase when val loss hasn't improved for `patience` epochs by
+            more than `min_delta`; with `restore_best` its best weights go into the next phase.
+    """
+
+    name: str
+    train: str | int | list[str]
+    epochs: int
+    lr: float
+    lr_decay: float = 1.0
+    warmup: float = 0.0
+    anneal: str = "none"
+    until: str | None = None
+    patience: int = 2
+    min_delta: float = 0.0
+    restore_best: bool = True
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values, each in a few words."""
+
+        def number(value: object, low: float, whole: bool = False) -> bool:
+            kinds = int if whole else int | float
+            return isinstance(value, kinds) and not isinstance(value, bool) and low <= value < 1e9
+
+        checks = {
+            "train": (_is_train(self.train), "head, a number of blocks, all, norms or stage names"),
+            "epochs": (number(self.epochs, 1, whole=True), "a whole number from 1"),
+            "lr": (number(self.lr, 0), "a number from 0"),
+            "lr_decay": (number(self.lr_decay, 0), "a number from 0"),
+            "warmup": (number(self.warmup, 0), "a number of epochs from 0"),
+            "anneal": (self.anneal in ANNEALS, f"one of {ANNEALS}"),
+            "until": (self.until in (None, "converged"), "null or converged"),
+            "patience": (number(self.patience, 1, whole=True), "a whole number from 1"),
+            "min_delta": (number(self.min_delta, 0), "a number from 0"),
+            "restore_best": (isinstance(self.restore_best, bool), "true or false"),
+        }
+        return [
+            f"expected finetune.phases.{self.name}.{key} to be {valid}, got {getattr(self, key)!r}"
+            for key, (good, valid) in checks.items()
+            if not good
+        ]
+
+    def factor(self, elapsed: float) -> float:
+        """Share of the learning rate that applies `elapsed` epochs into the phase.
+
+        >>> Phase("p", "all", 4, 1e-3, warmup=2, anneal="linear").factor(1.0)
+        0.5
+        >>> Phase("p", "all", 4, 1e-3, warmup=2, anneal="linear").factor(3.0)
+        0.5
+        """
+        if elapsed < self.warmup:
+            return elapsed / self.warmup
+        rest = min((elapsed - self.warmup) / max(self.epochs - self.warmup, 1e-9), 1.0)
+        if self.anneal == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * rest))
+        return 1 - rest if self.anneal == "linear" else 1.0
+
+
+def _is_train(train: object) -> bool:
+    if isinstance(train, list):
+        return bool(train) and all(isinstance(stage, str) for stage in train)
+    if isinstance(train, int):
+        return not isinstance(train, bool) and train >= 0
+    return train in ("head", "all", "norms")
+
+
+class Schedule:
+    """Phases in order; everything about time is asked here.
+
+    Args:
+        phases: name → the fields of `Phase`.
+        lr_decay: for phases that set none.
+        batch_norm: `eval` keeps the pretrained statistics in thawed stages, `train` moves them.
+        lr_find: search the first phase's learning rate before training (`thaw.training.lr_find`).
+
+    Raises:
+        UserError: naming every wrong key and value.
+    """
+
+    def __init__(
+        self,
+        phases: Mapping[str, Mapping[str, Any]],
+        lr_decay: float = 1.0,
+        batch_norm: str = "eval",
+        lr_find: bool = False,
+    ) -> None:
+        allowed = [field.name for field in fields(Phase) if field.name != "name"]
+        problems = [] if phases else ["expected finetune.phases to hold at least one phase"]
+        if batch_norm not in BATCH_NORMS:
+            valid = f"one of {BATCH_NORMS}"
+            problems.append(f"expected finetune.batch_norm to be {valid}, got {batch_norm!r}")
+        if not isinstance(lr_find, bool):
+            problems.append(f"expected finetune.lr_find to be true or false, got {lr_find!r}")
+        self.phases: list[Phase] = []
+        for name, given in phases.items():
+            where = f"finetune.phases.{name}"
+            if not isinstance(given, Mapping):
+                problems.append(f"expected {where} to be a mapping, got {given!r}")
+                continue
+            missing = [key for key in ("train", "epochs", "lr") if key not in given]
+            unknown = [key for key in given if key not in allowed]
+            problems += [f"expected {where}.{key} to be set" for key in missing]
+            problems += [f"{where}.{key} is unknown, valid are {allowed}" for key in unknown]
+            if not missing and not unknown:
+                phase = Phase(**{"name": name, "lr_decay": lr_decay, **given})
+                problems += phase.problems()
+                self.phases.append(phase)
+        if problems:
+            raise UserError("The schedule can't be used: " + "; ".join(problems) + ".")
+        self.batch_norm, self.lr_find = batch_norm, lr_find
+
+    @property
+    def epochs(self) -> int:
+        """Length in epochs, at most (phases that end on convergence may be shorter)."""
+        return sum(phase.epochs for phase in self.phases)
+
+    def check(self, backbone: Backbone) -> None:
+        """Raise UserError for phases that name stages this backbone doesn't have."""
+        blocks = [stage for stage in backbone.stages if stage != "head"]
+        problems = []
+        for phase in self.phases:
+            where = f"finetune.phases.{phase.name}.train"
+            if isinstance(phase.train, int) and phase.train > len(blocks):
+                problems.append(
+                    f"expected {where} to be at most {len(blocks)} (blocks before the head), got"
+                    f" {phase.train}"
+                )
+            if isinstance(phase.train, list):
+                unknown = [stage for stage in phase.train if stage not in backbone.stages]
+                if unknown:
+                    problems.append(
+                        f"expected {where} to name stages of this arch {list(backbone.stages)},"
+                        f" got {unknown}"
+                    )
+        if problems:
+            raise UserError("The schedule doesn't fit the arch: " + "; ".join(problems) + ".")
+
+    def trained(self, phase: Phase, backbone: Backbone) -> tuple[list[str], list[str]]:
+        """Stages that train in a phase, and stages of which only the norm layers do."""
+        stages = list(backbone.stages)
+        if not backbone.pretrained or phase.train == "all":
+            return stages, []  # random weights are nothing to preserve
+        if phase.train == "head":
+            return ["head"], []
+        if phase.train == "norms":
+            return ["head"], stages[:-1]
+        if isinstance(phase.train, int):
+            return stages[-1 - phase.train :], []
+        return [stage for stage in stages if stage in phase.train], []
+
+    def apply(self, phase: Phase, backbone: Backbone) -> None:
+        """Freeze and thaw the backbone as the phase says."""
+        trained, norms = self.trained(phase, backbone)
+        backbone.thaw(trained, norms, self.batch_norm if backbone.pretrained else "train")
+
+    def trainable(self, backbone: Backbone) -> int:
+        """Parameters that train in one phase or another."""
+        names: set[str] = set()
+        for phase in self.phases:
+            self.apply(phase, backbone)
+            names |= {name for name, p in backbone.named_parameters() if p.requires_grad}
+        self.apply(self.phases[0], backbone)
+        own = dict(backbone.named_parameters())
+        return sum(own[name].numel() for name in names)
+
+    def lr(self, phase: Phase, stage: str, backbone: Backbone, elapsed: float) -> float:
+        """Learning rate of a stage `elapsed` epochs into a phase; 0 where it is frozen."""
+        trained, norms = self.trained(phase, backbone)
+        if stage not in trained and stage not in norms:
+            return 0.0
+        stages = list(backbone.stages)
+        distance = len(stages) - 1 - stages.index(stage)
+        return phase.lr * phase.lr_decay**distance * phase.factor(elapsed)
+
+
+def stage_rates(schedule: Schedule, backbone: Backbone) -> dict[str, Sequence[float]]:
+    """Learning rate of each stage in each phase, at its full height; 0 where it is frozen."""
+    return {
+        stage: [
+            schedule.lr(phase, stage, backbone, elapsed=phase.warmup if phase.warmup else 0.0)
+            for phase in schedule.phases
+        ]
+        for stage in backbone.stages
+    }
