@@ -191,7 +191,7 @@ def test_jobs_leave_no_memory_behind(few, tmp_path, monkeypatch):
     tiny += ["data=folder", f"data.root={few}", "trainer=cpu", "finetune.phases.head.epochs=1"]
     sizes = []
 
-    def measured(*arguments, job=jobs.job):
+    def measured(*arguments, job=sweep_jobs.job):
         loss = job(*arguments)
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
