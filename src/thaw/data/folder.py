@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from thaw.data.augment import Augment
 from thaw.data.cache import Rows
 from thaw.data.dataset import Batches, EpochShuffle, InOrder, PhotoDataset
-from thaw.data.photos import broken_photos, digests, is_photo
+from thaw.data.find import is_photo
+from thaw.data.photos import broken_photos, digests
 from thaw.data.splits import Folder, Sample, cut
 from thaw.errors import UserError
 

@@ -1,8 +1,7 @@
-"""Photo files: finding them, and decoding each the same way wherever Thaw meets it."""
+"""Photo files: decoding each the same way wherever Thaw meets it."""
 
 import hashlib
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -11,9 +10,6 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from thaw.errors import UserError
-
-# torchvision's IMG_EXTENSIONS, written out: importing them would import torch.
-IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 # 16-bit grey: `.convert("RGB")` would clip it to white.
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -87,40 +83,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     return str(error) or type(error).__name__
-
-
-def is_photo(path: Path | str, root: Path | None = None) -> bool:
-    """Whether the name is that of a photo: ImageFolder's extensions, and nothing hidden.
-
-    Args:
-        root: the folder below which no part of the path may be hidden.
-    """
-    path = Path(path)
-    parts = path.relative_to(root).parts if root else (path.name,)
-    hidden = any(part.startswith(".") for part in parts)
-    return path.suffix.lower() in IMG_EXTENSIONS and not hidden
-
-
-def find_photos(places: Iterable[Path]) -> list[Path]:
-    """Photos that are named or lie below the folders named, sorted within each.
-
-    Raises:
-        UserError: a place doesn't exist, or no photo is found.
-    """
-    places = list(places)
-    missing = [str(place) for place in places if not place.exists()]
-    if missing:
-        raise UserError(f"Expected photos or folders of photos, but there is no {missing}.")
-    found: list[Path] = []
-    for place in places:
-        inside = sorted(path for path in place.rglob("*") if is_photo(path, place))
-        found += inside if place.is_dir() else [place]
-    if not found:
-        raise UserError(
-            f"Found no photos in {[str(place) for place in places]}; their names end in one of"
-            f" {', '.join(IMG_EXTENSIONS)}."
-        )
-    return found
 
 
 def broken_photos(paths: list[Path]) -> dict[Path, str]:

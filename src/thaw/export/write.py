@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 import thaw
-from thaw.data.photos import find_photos, load_photo
+from thaw.data.find import find_photos
+from thaw.data.photos import load_photo
 from thaw.errors import UserError
 from thaw.export import graph
 from thaw.model import bundle, onnx

@@ -8,7 +8,8 @@ from typing import Any
 
 from thaw import files
 from thaw.data import grid
-from thaw.data.photos import BrokenPhoto, find_photos
+from thaw.data.find import find_photos
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.model import batch, unsure
 from thaw.model.prediction import Prediction, as_row
