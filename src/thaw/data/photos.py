@@ -118,7 +118,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """What puts a photo upright, once it is loaded."""
-    orientation = image.getexif().get(ORIENTATION)  # TIFF and HEIF have turned theirs themselves
+    try:
+        orientation = image.getexif().get(
+            ORIENTATION
+        )  # TIFF and HEIF have turned theirs themselves
+    except Exception:  # a damaged block doesn't harm the pixels
+        return None
     orientation = image.info.get("only_in_exif", orientation)
     return TURNS.get(orientation) if isinstance(orientation, int) else None
 
@@ -132,7 +137,7 @@ def opened(path: Path | str | BinaryIO) -> Iterator[Image.Image]:
 
     Only the reader of its format sees it: Pillow has others, of which one starts a program.
     """
-    head, start = _head(path)
+    head = _head(path)
     kind = format_of(head)
     if kind is None:
         raise _Unfit(_what(head))
@@ -147,35 +152,37 @@ def opened(path: Path | str | BinaryIO) -> Iterator[Image.Image]:
         raise _Unfit(f"a damaged {kind}, or of a sort that can't be read") from error
     with image:
         _check_size(*image.size)
-        codecs = {tile.codec_name for tile in getattr(image, "tile", [])}
-        if codecs & Image.DECODERS.keys() and _megapixels(image) > SLOW_MEGAPIXELS:
+        slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", []))
+        if slow and _megapixels(image) > SLOW_MEGAPIXELS:
             raise _Unfit(
                 f"a {kind} of this sort may have {SLOW_MEGAPIXELS} megapixels, it has"
                 f" {_megapixels(image):.0f}"
             )
         if image.info.get("progressive"):
             _check_scans(path, image)
-        if kind == "HEIF" and b"irot" not in start and b"imir" not in start:
-            # Those turn a HEIF, and have done so on opening; some programs write EXIF alone.
-            image.info["only_in_exif"] = image.info.get("original_orientation")
+        if kind == "HEIF":
+            start = _head(path, 2**16)
+            # These turn a HEIF, and have done so on opening; some programs write EXIF alone.
+            if b"irot" not in start and b"imir" not in start:
+                image.info["only_in_exif"] = image.info.get("original_orientation")
         yield image
 
 
-def _head(path: Path | str | BinaryIO) -> tuple[bytes, bytes]:
-    """A file's first 32 bytes, and its first 64 kB."""
+def _head(path: Path | str | BinaryIO, count: int = 32) -> bytes:
+    """A file's first bytes."""
     if isinstance(path, Path | str):
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):  # reading a pipe would wait forever
             raise _Unfit("a folder" if stat.S_ISDIR(mode) else "neither file nor folder")
-        with open(path, "rb") as file:
-            start = file.read(2**16)
+        with open(path, "rb", buffering=0) as file:
+            start = file.read(count)
     else:
         path.seek(0)
-        start = path.read(2**16)
+        start = path.read(count)
         path.seek(0)
     if not start:
         raise _Unfit("the file is empty")
-    return start[:32], start
+    return start
 
 
 def _check_size(width: int, height: int) -> None:
@@ -330,9 +337,8 @@ def _look(path: Path) -> Peak | str | None:
                 if kind := deep.kind(image):
                     return kind, deep.Values(partial(opened, path)).peak()
                 if image.format in ("JPEG", "MPO"):
-                    image.draft(None, (image.width // 8, image.height // 8))
+                    image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
-                _turn(image)
         except Exception as error:
             return _reason(error)
     return None
