@@ -19,7 +19,7 @@ from thaw.data.augment import Augment
 from thaw.data.cache import Rows
 from thaw.data.dataset import Batches, EpochShuffle, InOrder, PhotoDataset
 from thaw.data.find import is_photo
-from thaw.data.photos import broken_photos, digests, white_of
+from thaw.data.photos import broken_photos, digests, misnamed, white_of
 from thaw.data.splits import Folder, Sample, cut
 from thaw.errors import UserError
 
@@ -153,6 +153,9 @@ class PhotoFolder(LightningDataModule):
             raise UserError(
                 f"The photos in {self.root} can't be used: " + "; ".join(problems) + "."
             )
+        if wrong := misnamed(opened):
+            names = ", ".join(f"{count:,} {name}" for name, count in wrong.most_common())
+            log.info("photos are known by their content, not by their name (%s)", names)
         self.white = white_of(opened)
         for kind, white in self.white.items():
             log.info("photos of more than 8 bits (%ss): %g is white, 0 is black", kind, white)
