@@ -20,9 +20,9 @@ from torchvision.transforms._presets import ImageClassification
 from thaw.data import photos
 from thaw.data.augment import augmented
 from thaw.data.dataset import seen
-from thaw.data.deep import white_of
 from thaw.data.find import find
 from thaw.data.photos import BrokenPhoto, broken_photos, load_photo
+from thaw.data.pixels.deep import white_of
 
 pillow_heif.register_heif_opener()
 

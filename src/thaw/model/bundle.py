@@ -42,7 +42,7 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
-        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.deep`
+        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""

@@ -33,7 +33,7 @@ class OnnxModel:
         self.temperature: float = info["temperature"]  # applied within the graph
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
-        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.deep`
+        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
