@@ -163,7 +163,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     )
     choices: dict[str, str] = HydraConfig.get().runtime.choices
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
-    settings |= {"arch": names.arch_name(choices["arch"], cfg.arch.name), "seed": cfg.seed}
+    settings |= {"arch": names.arch_name(choices["arch"], cfg.arch.get("name")), "seed": cfg.seed}
     settings |= {"batch_size": data.batch_size, "lr": schedule.phases[0].lr}
     report.log_hyperparameters(trainer, settings, metrics)
     run.finish(metrics, report.predictions(test, data))

@@ -28,7 +28,7 @@ from thaw.evaluation.scores import scores
 from thaw.files import write_csv
 from thaw.intervals import wilson
 from thaw.launch import cli, memory, names
-from thaw.nets.backbone import Backbone
+from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
 from thaw.report.metrics import latency
 from thaw.shortlist import figure, table
@@ -144,7 +144,7 @@ def _check(net: Net) -> None:
     """See that a net's settings and files are right, before anything is downloaded or computed."""
     try:
         with without_loading():
-            instantiate(net.cfg.arch)
+            made(net.cfg.arch)
     except Exception as error:
         sentence = _sentence(error, net)
         if sentence is None:
@@ -179,7 +179,7 @@ def probe(
         UserError: the net can't be built, or its features aren't finite.
     """
     torch.manual_seed(net.cfg.seed)  # of a net with random weights
-    backbone: Backbone = instantiate(net.cfg.arch)
+    backbone = made(net.cfg.arch)
     backbone.reset_head(len(data.classes))
     if net.cfg.trainer.channels_last:  # as in training, which finds the same features
         backbone.arrange(torch.channels_last)

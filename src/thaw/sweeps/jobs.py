@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
@@ -75,15 +74,17 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
 
 def backbone(arch: DictConfig) -> "Backbone":
     """The net of these settings; jobs that begin with the same pretrained one get copies of it."""
+    from thaw.nets.pretrained import made
+
     if HydraConfig.get().mode is not RunMode.MULTIRUN:
-        return instantiate(arch)
+        return made(arch)
     key = OmegaConf.to_yaml(arch, resolve=True)
     if key not in nets:
         nets.clear()
-        made = instantiate(arch)
-        if not made.pretrained:  # random weights are of the job's own seed
-            return made
-        nets[key] = made
+        net = made(arch)
+        if not net.pretrained:  # random weights are of the job's own seed
+            return net
+        nets[key] = net
     return copy.deepcopy(nets[key])
 
 
