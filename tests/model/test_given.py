@@ -25,28 +25,27 @@ def test_each_photo_is_answered_once_in_order_duplicates_too(model: Model, paths
     asked = [paths[3], paths[0], paths[3], str(paths[1]), paths[3]]
     answers = list(model.predict(asked, batch_size=2))
     assert [answer.path for answer in answers] == [str(path) for path in asked]
-    assert answers[0] == answers[2] == answers[4]
+    first = answers[0].probabilities
+    assert all(a.probabilities == pytest.approx(first, abs=1e-5) for a in answers[2::2])
 
 
-@pytest.mark.parametrize("kind", ["Path", "str", "PIL", "array", "file", "folder"])
+@pytest.mark.parametrize("kind", ["Path", "str", "PIL", "array", "folder"])
 def test_one_photo_of_any_kind(model: Model, paths: list[Path], kind: str, tmp_path: Path):
     path = paths[0]
     expected = next(model.predict([path])).probabilities
     (tmp_path / "one.jpg").write_bytes(path.read_bytes())
-    with Image.open(path) as image:
+    with Image.open(path) as image:  # read only when it is looked at
         given = {
-            "Path": path,
-            "str": str(path),
-            "PIL": image,
-            "array": np.asarray(image),
-            "file": Image.open(path),
-            "folder": tmp_path,
-        }[kind]
+            "Path": lambda: path,
+            "str": lambda: str(path),
+            "PIL": lambda: image,
+            "array": lambda: np.asarray(image),
+            "folder": lambda: tmp_path,
+        }[kind]()
         (answer,) = model.predict(given)
     assert answer.probabilities == pytest.approx(expected, abs=1e-5)
-    assert answer.path == {"PIL": "photo 0", "array": "photo 0", "file": "photo 0"}.get(
-        kind, str(tmp_path / "one.jpg") if kind == "folder" else str(path)
-    )
+    names = {"PIL": "photo 0", "array": "photo 0", "folder": str(tmp_path / "one.jpg")}
+    assert answer.path == names.get(kind, str(path))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "CMYK", "1", "I;16"])

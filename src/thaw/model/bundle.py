@@ -100,7 +100,8 @@ class Model:
                 batch size isn't a whole number from 1.
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
-        threshold = check_threshold(self.threshold if threshold is None else threshold)
+        check_threshold(threshold)
+        threshold = self.threshold if threshold is None else threshold
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"Expected batch_size to be a whole number from 1, got {batch_size!r}.")
         return self._predict(self.logits_of(photos, batch_size, on_broken), threshold)

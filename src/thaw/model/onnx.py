@@ -57,7 +57,8 @@ class OnnxModel:
         Raises:
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
-        threshold = check_threshold(self.threshold if threshold is None else threshold)
+        check_threshold(threshold)
+        threshold = self.threshold if threshold is None else threshold
         return self._predict(each(photos), threshold, on_broken)
 
     def _predict(

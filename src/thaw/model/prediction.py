@@ -20,16 +20,11 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-def check_threshold(threshold: Any) -> float | None:
-    """The threshold, a number from 0 to 1 or None.
-
-    Raises:
-        UserError: it is something else.
-    """
+def check_threshold(threshold: Any) -> None:
+    """Raise UserError unless the threshold is a number from 0 to 1, or None."""
     number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
     if threshold is not None and not (number and 0 <= threshold <= 1):
         raise UserError(f"Expected threshold to be a number from 0 to 1, got {threshold!r}.")
-    return threshold
 
 
 def decide(

@@ -24,7 +24,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from thaw.errors import UserError
 from thaw.nets.backbone import Backbone, check_order
-from thaw.nets.fit import load
+from thaw.nets.matching import load
 from thaw.nets.weights import loading, named_file
 
 Factory = Callable[..., Any]

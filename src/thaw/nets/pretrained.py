@@ -1,7 +1,7 @@
 """Where nets come from: torchvision, timm, or nets of no library (`thaw.nets.own`).
 
 Each `conf/arch/*.yaml` names one function of this file, or the user's own. Weights are found by
-`thaw.nets.weights` and read by `thaw.nets.fit`.
+`thaw.nets.weights` and read by `thaw.nets.matching`.
 """
 
 import difflib
@@ -22,7 +22,7 @@ from torchvision.transforms._presets import ImageClassification
 from thaw.errors import UserError
 from thaw.nets import own
 from thaw.nets.backbone import Backbone, check_order
-from thaw.nets.fit import as_timm, in_order, load, whose, without_aux
+from thaw.nets.matching import as_timm, in_order, load, whose, without_aux
 from thaw.nets.own import small_cnn
 from thaw.nets.weights import HUB, PACKAGED, cached, loading, named_file, packaged, say_licence
 
@@ -33,7 +33,7 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
     Args:
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
         weights: DEFAULT, a name such as IMAGENET1K_V1, a file or run folder (see
-            `thaw.nets.fit.load`), or None for random ones.
+            `thaw.nets.matching.load`), or None for random ones.
         kwargs: passed to torchvision's builder, `dropout=0.5` for instance.
 
     Raises:
@@ -93,8 +93,8 @@ def timm(
 
     Args:
         name: one of `timm.list_models()`.
-        weights: DEFAULT, a tag of that model, a file or run folder (see `thaw.nets.fit.load`), or
-            None for random ones.
+        weights: DEFAULT, a tag of that model, a file or run folder (see
+            `thaw.nets.matching.load`), or None for random ones.
         img_size: side of the square that the net sees, in pixels; the weights' own if None. timm
             resamples a ViT's positions for it.
         kwargs: passed to `timm.create_model`, `drop_rate=0.2` for instance.
@@ -129,6 +129,9 @@ def timm(
     origin = {"source": "timm", "name": name, "kwargs": kwargs}
     with _suits(name, img_size):
         net = build(origin)
+        if getattr(net, "dynamic_img_size", False):  # of one size, it can be traced and so cut
+            origin["kwargs"] = {**kwargs, "dynamic_img_size": False}
+            net = build(origin)
     cfg: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
     transforms = _timm_transforms(net, img_size)
     meta = {"source": f"timm {name}", "licence": cfg.get("license"), "url": None, "accuracy": None}
