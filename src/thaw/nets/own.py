@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.errors import UserError
+from thaw.launch.cli import trusted
 from thaw.nets.backbone import Backbone, check_order
 from thaw.nets.matching import load
 from thaw.nets.weights import loading, named_file
 
 Factory = Callable[..., Any]
 OURS = ("name", "weights", "input_size")  # settings that Thaw applies where the user's code doesn't
-trusted: set[str] = set()  # import paths that the user has named himself
 
 
 def small_cnn(

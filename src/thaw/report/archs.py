@@ -1,7 +1,6 @@
 """The nets in `conf/arch`: size, accuracy, licence, and whether their weights are here."""
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -9,31 +8,31 @@ from rich import get_console
 from rich.console import Console
 from rich.table import Column, Table
 
-from thaw.launch import cli
+from thaw.launch import cli, conf
 from thaw.nets.weights import PACKAGED, on_this_machine
 from thaw.report.describe import build
 
 
-def facts(conf: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def facts() -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A row for each net, and a sentence for each file that makes none. Nothing is downloaded.
 
     `weights` is where they are: "here", "by pip", "by download", or "none" of a net to train from
     scratch.
     """
     rows, broken = [], {}
-    for file in sorted((conf / "arch").glob("*.yaml")):
+    for arch, file in conf.options("arch").items():
         try:
             if OmegaConf.is_missing(OmegaConf.load(file), "name"):
                 continue  # it stands for a library
-            backbone, _, _ = build(conf, [f"arch={file.stem}"])
+            backbone, _, _ = build([f"arch={arch}"])
         except Exception as error:  # of any class: a user's own file, or his own code
             sentence = cli.user_sentence(error) or f"{type(error).__name__}: {error}"
-            broken[file.stem] = " ".join(sentence.split())
+            broken[arch] = " ".join(sentence.split())
             continue
         meta, name = backbone.meta, backbone.origin["name"]
         rows.append(
             {
-                "arch": file.stem,
+                "arch": arch,
                 "parameters": sum(p.numel() for p in backbone.parameters()),
                 "pixels": backbone.input_size,
                 "accuracy": meta.get("accuracy"),
