@@ -1,5 +1,6 @@
 """A net of the user's own: trained, saved, and loaded only where he says that its code may run."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / f"{name}.py").write_text(CODE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # taken back at the end
-    monkeypatch.setattr(own, "trusted", set())
+    own.trusted.clear()
     return name
 
 
@@ -89,7 +90,7 @@ def test_what_makes_no_net_is_named(module: str, target: str, words: str):
 
 @pytest.mark.slow
 def test_a_run_is_loaded_where_its_code_is_trusted(
-    module: str, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, few: Path, tmp_path: Path, call_script, monkeypatch: pytest.MonkeyPatch
 ):
     arguments = [f"arch._target_={module}.tiny", "+arch.width=8", "~arch.drop_rate"]
     done = call_train(
@@ -104,11 +105,15 @@ def test_a_run_is_loaded_where_its_code_is_trusted(
         "trainer=cpu",
     )
     assert done.code == 0, done.err
-    monkeypatch.setattr(own, "trusted", set())
+    own.trusted.clear()
     sentence = refusal(thaw.load, done.run)
     assert f"--net {module}.tiny" in sentence
     factory = own.find(f"{module}.tiny")
     photo = next(few.glob("test/*/*.jpg"))
     first = next(thaw.load(done.run, net=factory).predict(photo))
-    own.trust(f"{module}.tiny")
-    assert next(thaw.load(done.run).predict(photo)) == first
+    told = call_script("predict", done.run, photo, "--json")
+    assert told.code == 2
+    assert f"--net {module}.tiny" in told.err
+    told = call_script("predict", done.run, photo, "--json", "--net", f"{module}.tiny")
+    assert told.code == 0, told.err
+    assert json.loads(told.out)[0]["label"] == first.label
