@@ -126,7 +126,7 @@ def _classes(path: Path) -> list[str]:
             file.seek(0)
             names = _globals(file)
             file.seek(0)
-            if MAGIC not in (argument for _, argument, _ in pickletools.genops(file)):
+            if MAGIC not in [argument for _, argument, _ in pickletools.genops(file)]:
                 held = f" of {', '.join(sorted(names)[:3])}" if names else ""
                 raise UserError(
                     f"Expected weights in {path}, but it is a pickle{held} that torch.save didn't"

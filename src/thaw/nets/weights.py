@@ -75,7 +75,8 @@ def file_in(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     try:
-        found = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
+        files = [p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()]
+        found = sorted(p for p in files if p.name != "data.pkl")
         told = content.folder(folder)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
