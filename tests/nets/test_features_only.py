@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from conftest import refusal
+from conftest import call_train, refusal
 
 from thaw.nets import pretrained
 from thaw.nets.cut import cut
@@ -86,3 +86,34 @@ def test_a_cnn_sees_any_size():
     backbone = pretrained.timm("test_resnet", None, img_size=96)
     assert backbone.input_size == 96
     assert "img_size" not in backbone.origin["kwargs"]
+
+
+@pytest.mark.slow
+def test_a_net_of_features_goes_all_the_way(few: Path, tmp_path: Path, call_script):
+    """Trained on cached features, then thawed; exported; explained."""
+    name = "vit_small_patch14_dinov2"
+    path = file_of(name, tmp_path)
+    small = [f"+arch.{key}={value}" for key, value in SMALL[name].items()]
+    done = call_train(
+        tmp_path,
+        "arch=timm",
+        f"arch.name={name}",
+        f"arch.weights={path}",
+        "arch.img_size=56",
+        *small,
+        "data=folder",
+        f"data.root={few}",
+        "data.batch_size=8",
+        "finetune=last_block",
+        "finetune.phases.head.epochs=1",
+        "trainer=cpu",
+    )
+    assert done.code == 0, done.err
+    assert "can't be cut" not in done.out + done.err
+    assert "drift/imagenet" not in (done.run / "metrics.json").read_text(), "it had no head"
+    told = call_script("export", done.run)
+    assert told.code == 0, told.err
+    photo = next(few.glob("test/*/*.jpg"))
+    told = call_script("predict", done.run, photo, "--explain", tmp_path / "why.png")
+    assert told.code == 0, told.err
+    assert (tmp_path / "why.png").stat().st_size > 1000
