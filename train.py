@@ -21,7 +21,7 @@ from thaw.launch import cli, names
 from thaw.sweeps import jobs
 
 if TYPE_CHECKING:
-    from thaw.training.run import RunFolder
+    from thaw.runs.folder import RunFolder
 
 log = logging.getLogger("thaw.train")
 
@@ -32,7 +32,7 @@ log = logging.getLogger("thaw.train")
 def main(cfg: DictConfig) -> float | None:
     """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
     first = cli.is_first_process()
-    from thaw.training.run import RunFolder  # torch is imported from here on
+    from thaw.runs.folder import RunFolder  # torch is imported from here on
 
     hydra_cfg = HydraConfig.get()
     run = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> float | None:
 
 def begin_or_go_on(cfg: DictConfig, run: "RunFolder") -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
-    from thaw.training.run import check_unchanged, plain
+    from thaw.runs.folder import check_unchanged, plain
 
     if run.settings is not None and not cfg.resume_with_changes:
         check_unchanged(run.settings, plain(cfg))
@@ -80,6 +80,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     from thaw.model import bundle
     from thaw.report import metrics as report
     from thaw.report import terminal
+    from thaw.runs.folder import plain
     from thaw.training import lr_find
     from thaw.training.checkpoints import Checkpoints
     from thaw.training.features import Extractor
@@ -87,7 +88,6 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     from thaw.training.frozen import FrozenWork
     from thaw.training.history import History
     from thaw.training.module import Classifier, check_optimizer
-    from thaw.training.run import plain
     from thaw.training.trainer import make_trainer
     from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 

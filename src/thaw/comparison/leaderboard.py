@@ -12,11 +12,11 @@ from typing import Any
 
 from thaw.comparison import table
 from thaw.comparison.configurations import Configuration, group
-from thaw.comparison.finished import Unfinished, read
 from thaw.comparison.pairs import check_same_photos, every_two
 from thaw.comparison.verdict import ALPHA, Pair
 from thaw.files import write as write_text
 from thaw.files import write_csv
+from thaw.runs.finished import Unfinished, read
 
 # `thaw.training.unfreezing.MONITOR`, which picks the epoch within a run; it needs torch
 MONITOR = "val/loss"

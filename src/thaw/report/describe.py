@@ -26,7 +26,7 @@ from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.nets.weights import without_loading
 from thaw.report.terminal import phase_line
-from thaw.training.run import RunFolder
+from thaw.runs.folder import RunFolder
 from thaw.training.schedule import Schedule, stage_rates
 
 MOST_NAMES = 8  # of parameters that are listed unless more are asked for

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from thaw.data.folder import PhotoFolder
 from thaw.nets.backbone import Backbone
+from thaw.runs.folder import RunFolder
 from thaw.training.history import History
-from thaw.training.run import RunFolder
 from thaw.training.schedule import Phase, Schedule, stage_rates
 from thaw.training.unfreezing import StagedUnfreezing
 

@@ -31,11 +31,11 @@ from thaw.launch import cli, memory, names
 from thaw.nets.backbone import Backbone
 from thaw.nets.weights import without_loading
 from thaw.report.metrics import latency
+from thaw.runs.folder import RunFolder
 from thaw.shortlist import figure, table
 from thaw.shortlist.probe import USED, fold_of_each, head_inputs, out_of_fold
 from thaw.shortlist.words import Net, read
 from thaw.training.features import Extractor
-from thaw.training.run import RunFolder
 from thaw.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from thaw.launch.cli import ConsoleHandler, user_sentence
 
 if TYPE_CHECKING:
     from thaw.nets.backbone import Backbone
-    from thaw.training.run import RunFolder
+    from thaw.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 failures: list[Path] = []  # runs of the sweep that ended, for the exit code

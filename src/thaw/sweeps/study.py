@@ -142,7 +142,7 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_unchanged(study: "OptunaStudy", now: dict[str, Any]) -> None:
-    from thaw.training.run import differences
+    from thaw.runs.folder import differences
 
     before = study.user_attrs
     if not before:
