@@ -82,7 +82,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     from thaw.report import terminal
     from thaw.runs.folder import plain
     from thaw.training import lr_find
-    from thaw.training.checkpoints import Checkpoints
+    from thaw.training.checkpoints import Checkpoints, resume_point
     from thaw.training.features import Extractor
     from thaw.training.forgetting import Forgetting
     from thaw.training.frozen import FrozenWork
@@ -136,7 +136,9 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
 
     clock = report.Clock()
     with clock("fit"):
-        trainer.fit(module, data, ckpt_path=run.resume_point(module), weights_only=True)
+        trainer.fit(
+            module, data, ckpt_path=resume_point(run.checkpoints, module), weights_only=True
+        )
     forgotten = forgetting.after()  # at the end of training: the best epoch may precede the harm
     with clock("test"):
         saved.load_best(module)

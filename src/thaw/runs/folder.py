@@ -1,7 +1,6 @@
 """The run folder: every file whole or absent at any moment, and enough to tell what ran."""
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,14 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 
 from thaw.errors import UserError
 from thaw.files import write_csv, write_json
-from thaw.training.checkpoints import why_unusable
-
-log = logging.getLogger(__name__)
 
 
 def plain(cfg: Any) -> dict[str, Any]:
@@ -39,18 +34,6 @@ class RunFolder:
         """The path as a user in this directory would type it."""
         here = Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
-
-    def resume_point(self, module: LightningModule) -> Path | None:
-        """The newest checkpoint that is whole and this module's; None to begin at the beginning."""
-        for path in (self.checkpoints / "last.ckpt", self.checkpoints / "previous.ckpt"):
-            if not path.is_file():
-                continue
-            reason = why_unusable(path, module)
-            if reason is None:
-                log.info("going on from %s", path)
-                return path
-            log.warning("%s %s; going on from what was before it.", path, reason)
-        return None
 
     @property
     def status(self) -> dict[str, Any]:

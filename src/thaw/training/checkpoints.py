@@ -1,5 +1,6 @@
 """Checkpoints that a kill can't spoil: whole or absent, without pickled code, and not too often."""
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from thaw.nets.backbone import Backbone
 from thaw.training.history import History
 from thaw.training.unfreezing import StagedUnfreezing
 
+log = logging.getLogger(__name__)
 EVERY = 10.0  # seconds between checkpoints, at least
 
 
@@ -95,6 +97,19 @@ class Checkpoints(Checkpoint):
         best = self.best or torch.load(path, "cpu", weights_only=True)["state_dict"]
         module.load_state_dict(best)
         self.best = {}
+
+
+def resume_point(folder: Path, module: LightningModule) -> Path | None:
+    """The newest checkpoint that is whole and this module's; None to begin at the beginning."""
+    for path in (folder / "last.ckpt", folder / "previous.ckpt"):
+        if not path.is_file():
+            continue
+        reason = why_unusable(path, module)
+        if reason is None:
+            log.info("going on from %s", path)
+            return path
+        log.warning("%s %s; going on from what was before it.", path, reason)
+    return None
 
 
 def why_unusable(path: Path, module: LightningModule) -> str | None:
