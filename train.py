@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from thaw.launch import cli, names
+from thaw.runs import trust
 from thaw.sweeps import jobs
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def begin_or_go_on(cfg: DictConfig, run: "RunFolder") -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
     from thaw.runs.folder import check_unchanged, plain
 
-    if run.settings is not None and not cfg.resume_with_changes:
-        check_unchanged(run.settings, plain(cfg))
+    if not cfg.resume_with_changes:
+        check_unchanged(run, plain(cfg))
     if run.status.get("state") == "done":
         log.info("%s is finished, there is nothing to resume.", run)
         return run.metrics["val/loss"]
@@ -177,7 +178,7 @@ def start() -> None:
     """Let Hydra see what `resume=RUN` stands for, and begin."""
     # argparse, which reads them, wants `-m` before what it applies to.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    sys.argv[1:] = cli.resume_arguments(arguments)
+    sys.argv[1:] = trust.resume_arguments(arguments)
     names.register_resolvers(sys.argv[1:])
     main()
     if jobs.failures:

@@ -14,9 +14,10 @@ from thaw.comparison import table
 from thaw.comparison.configurations import Configuration, group
 from thaw.comparison.pairs import check_same_photos, every_two
 from thaw.comparison.verdict import ALPHA, Pair
+from thaw.escape import say
 from thaw.files import write as write_text
 from thaw.files import write_csv
-from thaw.runs.finished import Unfinished, read
+from thaw.runs.finished import Unfinished, find
 
 # `thaw.training.unfreezing.MONITOR`, which picks the epoch within a run; it needs torch
 MONITOR = "val/loss"
@@ -123,7 +124,7 @@ def compare(paths: Sequence[Path]) -> Leaderboard:
     Raises:
         UserError: no finished run is there, or they were tested on different photos.
     """
-    runs, unfinished = read(paths)
+    runs, unfinished = find(paths)
     check_same_photos(runs)
     configurations, notes = group(runs)
     configurations.sort(key=_rank)
@@ -166,7 +167,7 @@ def report(
     out = out or Path("outputs", "compare", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     board = write(runs, out)
     if markdown == "-":
-        print(table.markdown(board), end="")
+        say(table.markdown(board), end="")
         return board
     if markdown is not None:
         write_text(Path(markdown), table.markdown(board))

@@ -9,6 +9,7 @@ and `{"error": ...}`.
 
 import base64
 import io
+import json
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -21,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
@@ -31,6 +32,16 @@ from thaw.model.predict import load_model
 from thaw.model.prediction import decide
 
 MEGABYTES, MEGAPIXELS, PHOTOS = 50, 50, 32  # of one request, of one photo, in one request
+
+
+class Answer(Response):
+    """Plain values as JSON; of a name that is no text in UTF-8, the bytes are escapes."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """As Starlette's own, whose encoding would fail."""
+        return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def app(run: Path, name: str | None = None) -> Starlette:
@@ -62,7 +73,7 @@ def app(run: Path, name: str | None = None) -> Starlette:
                 found["explanation"] = _explanation(model, image)
         return named | found
 
-    async def predict(request: Request) -> JSONResponse:
+    async def predict(request: Request) -> Answer:
         explained = request.query_params.get("explain") == "1" and facts["explains"]
         async with _limited(request).form(max_files=PHOTOS, max_fields=0) as form:
             photos = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
@@ -71,21 +82,21 @@ def app(run: Path, name: str | None = None) -> Starlette:
             answers = [await run_in_threadpool(answer, photo, explained) for photo in photos]
         errors = [found["error"] for found in answers if "error" in found]
         if len(errors) == len(answers):
-            return JSONResponse({"error": errors[0], "photos": answers}, 422)
-        return JSONResponse({"photos": answers})
+            return Answer({"error": errors[0], "photos": answers}, 422)
+        return Answer({"photos": answers})
 
     page = (files("thaw.model") / "page.html").read_text(encoding="utf-8")
     routes = [
         Route("/", lambda _: HTMLResponse(page)),
-        Route("/model", lambda _: JSONResponse(facts)),
+        Route("/model", lambda _: Answer(facts)),
         Route("/predict", predict, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
 
 
-def _refuse(_: Request, error: Exception) -> JSONResponse:
+def _refuse(_: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code)
+    return Answer({"error": error.detail}, error.status_code)
 
 
 def _limited(request: Request) -> Request:

@@ -4,7 +4,6 @@ Hydra imports this file when it starts, so torch and matplotlib are not imported
 """
 
 import copy
-import json
 import logging
 import math
 import os
@@ -20,7 +19,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
+from thaw.escape import printable
+from thaw.files import write
 from thaw.launch.cli import ConsoleHandler, user_sentence
+from thaw.runs import read
 
 if TYPE_CHECKING:
     from thaw.nets.backbone import Backbone
@@ -54,7 +56,7 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
         log.debug(sentence)
         run.end("failed", error, keep=True)
         if run.status.get("state") == "done":
-            (run.path / REFUSED).write_text(sentence, encoding="utf-8")
+            write(run.path / REFUSED, sentence)
         show_failed(run.path, sentence)
         return math.inf
     except BaseException as interrupt:  # Interrupted, or how a launcher stops its processes
@@ -64,7 +66,8 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
         metrics = run.metrics
         state = "done before" if done_before else f"{time.perf_counter() - began:6.1f} s"
         get_console().print(
-            f"{run.path.name}  val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
+            printable(run.path.name)
+            + f"  val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
             f"  {state}",
             markup=False,
             highlight=False,
@@ -92,7 +95,11 @@ def show_failed(run: Path, reason: str) -> None:
     from rich import get_console
 
     get_console().print(
-        f"{run.name}  failed  {reason}", style="red", markup=False, highlight=False, soft_wrap=True
+        printable(f"{run.name}  failed  {reason}", keep="\n"),
+        style="red",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -149,6 +156,13 @@ class Verdict(Callback):
 
 
 def _jobs(config: DictConfig) -> dict[Path, dict[str, Any]]:
-    """Run folders of a sweep, and what their `status.json` holds."""
+    """Run folders of a sweep, and how they stand."""
     paths = sorted(Path(config.hydra.sweep.dir).glob("**/status.json"))
-    return {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.parent: _status(path.parent) for path in paths}
+
+
+def _status(run: Path) -> dict[str, Any]:
+    try:
+        return read.status(run)
+    except UserError as error:
+        return {"state": "damaged", "reason": str(error)}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from thaw.escape import say
 from thaw.files import write_figure
 from thaw.launch import names
 from thaw.launch.cli import Refused
@@ -69,8 +70,8 @@ class Study(Callback):
             path = Path(config.hydra.sweep.dir) / NAME
             draw(trials, path)
             best = min(trials, key=lambda trial: trial.loss)
-            print(f"\nThe best of {len(trials)} trials is number {best.number}: {best.words}")
-            print(f"\n{'figure':<14} {path}", flush=True)
+            say(f"\nThe best of {len(trials)} trials is number {best.number}: {best.words}")
+            say(f"\n{'figure':<14} {path}")
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,10 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_unchanged(study: "OptunaStudy", now: dict[str, Any]) -> None:
+    from thaw.runs import shipped
     from thaw.runs.folder import differences
 
-    before = study.user_attrs
+    before = shipped.moved(dict(study.user_attrs))
     if not before:
         for key, value in now.items():  # each by itself: a database's rows are short
             study.set_user_attr(key, value)
