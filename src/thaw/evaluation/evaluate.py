@@ -237,11 +237,11 @@ def _unsure_rows(outcome: dict[str, Any]) -> dict[str, str]:
     if outcome["answered"]:
         wrong = f"{outcome['wrong']} of {outcome['answered']} answers"
         rows["wrong"] = f"{outcome['error']:.1%}  ({_interval(outcome, 'error')}, {wrong})"
-    promise = outcome["promise"]
-    if promise:
-        share = promise["error"] or promise["coverage"]
-        what = "are wrong" if promise["error"] else "are answered"
-        least = "at most" if promise["error"] else "at least"
+    promise = outcome["promise"] or {}
+    share = promise.get("error") or promise.get("coverage")
+    if share and {"certainty", "val/images"} <= promise.keys():
+        what = "are wrong" if promise.get("error") else "are answered"
+        least = "at most" if promise.get("error") else "at least"
         rows["promised"] = (
             f"{least} {100 * share:.3g}% {what}, with {100 * promise['certainty']:.3g}%"
             f" certainty, from {promise['val/images']} val photos"

@@ -50,12 +50,13 @@ _transforms = record(
     others=None,
 )
 _promise = record(
+    {},
     {
         "error": or_none(_share),
         "coverage": or_none(_share),
         "certainty": _share,
         "val/images": whole(0, 10**9),
-    }
+    },
 )
 _pretrained = record({}, dict.fromkeys(("source", "url", "licence"), or_none(text())))
 _needed: dict[str, Check] = {

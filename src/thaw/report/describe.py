@@ -77,12 +77,12 @@ def build_run(
     settings = RunFolder(run).settings
     if settings is None:
         return backbone, None, facts
-    batch_size, photos = settings["data"].get("batch_size"), read.split(run).photos["train"]
+    batch_size, photos = settings.get("data", {}).get("batch_size"), read.split(run).photos["train"]
     if isinstance(batch_size, int) and batch_size > 0:
         facts["steps"] = -(-len(photos) // batch_size)
     choices = read.choices(run)
     facts |= {"arch": choices["arch"], "finetune": choices["finetune"]}
-    return backbone, _schedule(run / "environment.json", settings["finetune"], own), facts
+    return backbone, _schedule(run / "environment.json", settings.get("finetune", {}), own), facts
 
 
 def _schedule(file: Path, given: dict[str, Any], own: Collection[str]) -> Schedule:

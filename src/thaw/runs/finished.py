@@ -92,11 +92,9 @@ def _pool_latency(runs: Sequence[Run]) -> None:
 
 
 def _read(folder: Path, status: Mapping[str, Any]) -> Run:
-    chosen, split = read.choices(folder), read.split(folder)
+    chosen, split = read.choices(folder), read.split(folder, "val")
     settings = shipped.with_defaults(shipped.moved(read.config(folder)), chosen)
-    circumstances = read.environment(folder)
-    if circumstances is None:
-        raise UserError(f"{folder / 'environment.json'} is damaged (it is missing).")
+    circumstances = read.environment(folder, "device", "threads")
     threads = circumstances["threads"]
     return Run(
         path=folder,

@@ -46,8 +46,9 @@ class RunFolder:
 
         Not those in `.hydra`: Hydra has written the present ones there.
         """
-        found = read.environment(self.path)
-        return None if found is None else shipped.moved(found["settings"])
+        if not (self.path / "environment.json").exists():
+            return None
+        return shipped.moved(read.environment(self.path, "settings")["settings"])
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ schema says; else the sentence is `FILE is damaged (…)`. Nothing here imports 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -119,8 +119,8 @@ _metrics = record(
         **dict.fromkeys(("epochs", "best/epoch"), whole(1, 10**9)),
     },
 )
-_settings = record({"data": _mapping, "finetune": _mapping})
-_environment = record({"settings": _settings, "device": text(), "threads": whole(0, 10**6)})
+_settings = record({}, dict.fromkeys(("arch", "data", "finetune"), _mapping))
+_environment = record({}, {"settings": _settings, "device": text(), "threads": whole(0, 10**6)})
 
 
 def status(run: Path) -> dict[str, Any]:
@@ -136,15 +136,23 @@ def metrics(run: Path) -> dict[str, Any]:
     return read_json(run / "metrics.json", _metrics)
 
 
-def environment(run: Path) -> dict[str, Any] | None:
-    """What ran where, and its `settings`; None before the run began."""
+def environment(run: Path, *needed: str) -> dict[str, Any]:
+    """What ran where, and its `settings`; of it at least what is needed."""
     path = run / "environment.json"
-    return read_json(path, _environment) if path.exists() else None
+    values = read_json(path, _environment)
+    with damage(path):
+        return _with(values, needed)
+
+
+def _with(values: dict[str, Any], needed: Iterable[str]) -> dict[str, Any]:
+    if missing := [key for key in needed if key not in values]:
+        raise Wrong(f"it lacks {', '.join(missing)}")
+    return values
 
 
 # --- what Hydra wrote -----------------------------------------------------------------------------
 
-_config = record({"arch": _mapping, "data": _mapping, "finetune": _mapping}, {"seed": _count})
+_config = record({"arch": _mapping, "seed": _count}, {"data": _mapping, "finetune": _mapping})
 _choices = record({"arch": text(1), "data": text(1), "finetune": text(1)})
 _hydra = record({"hydra": record({"runtime": record({"choices": _choices})})})
 
@@ -192,21 +200,19 @@ class Split:
 
 
 _photo = record({"path": text(1), "label": anything})
-_split = record(
-    {
-        "root": text(1),
-        "classes": items(text(1), least=1, unique=True),
-        **dict.fromkeys(SPLITS, items(anything)),
-    }
-)
+_classes = items(text(1), least=1, unique=True)
+_photos = dict.fromkeys(SPLITS, items(anything))
+_split = record({}, {"root": text(1), "classes": _classes, **_photos})
 
 
-def split(run: Path) -> Split:
-    """The run's photos."""
+def split(run: Path, *needed: str) -> Split:
+    """The run's photos; of them all, or at least what is needed."""
     path = run / "split.json"
     values = read_json(path)
     with damage(path):
-        return split_of(values)
+        found = split_of(values)
+        _with(values, needed or ("root", "classes", *SPLITS))
+        return found
 
 
 def split_of(values: Any) -> Split:
@@ -216,13 +222,14 @@ def split_of(values: Any) -> Split:
         Wrong: they are no split.
     """
     _split(values)
-    classes: list[str] = values["classes"]
-    every = [photo for name in SPLITS for photo in values[name]]
+    classes: list[str] = values.get("classes", [])
+    every = [photo for name in SPLITS for photo in values.get(name, [])]
     if all(isinstance(photo, str) for photo in every):
-        place = _place_of_class([PurePosixPath(photo).parts for photo in every], classes)
+        paths = [PurePosixPath(photo).parts for photo in every]
+        place = _place_of_class(paths, classes) if classes else None
 
         def read(photo: Any) -> Photo:
-            return Photo(photo, PurePosixPath(photo).parts[place])
+            return Photo(photo, "" if place is None else PurePosixPath(photo).parts[place])
     else:
 
         def read(photo: Any) -> Photo:
@@ -235,8 +242,8 @@ def split_of(values: Any) -> Split:
             return Photo(photo["path"], label, None if group is None else str(group))
 
     known = dict.fromkeys(classes)
-    photos = {name: [read(photo) for photo in values[name]] for name in SPLITS}
-    return Split(Path(values["root"]), classes, photos)
+    photos = {name: [read(photo) for photo in values.get(name, [])] for name in SPLITS}
+    return Split(Path(values.get("root", ".")), classes, photos)
 
 
 def _place_of_class(paths: list[tuple[str, ...]], classes: list[str]) -> int:

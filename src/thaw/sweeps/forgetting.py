@@ -89,7 +89,7 @@ def find(folder: Path) -> list[ThawedRun]:
 def _thawed(path: Path, overrides: list[str], every: list[list[str]]) -> list[ThawedRun]:
     """The run, if it measured forgetting."""
     metrics, history, cfg = read.metrics(path), read.history(path), read.config(path)
-    phases = cfg["finetune"].get("phases")
+    phases = cfg.get("finetune", {}).get("phases")
     needed = ("drift/imagenet", "drift/features", "drift/images", "best/epoch")
     if any(key not in metrics for key in needed) or not isinstance(phases, dict) or not phases:
         return []
@@ -104,7 +104,7 @@ def _thawed(path: Path, overrides: list[str], every: list[list[str]]) -> list[Th
         and not override.startswith(f"finetune.phases.{phase}.lr=")
     ]
     name = ", ".join([f"{rate:g}", *own])
-    about = f"{cfg['arch'].get('name')} on {Path(str(cfg['data'].get('root'))).name}"
+    about = f"{cfg['arch'].get('name')} on {Path(str(cfg.get('data', {}).get('root'))).name}"
     return [ThawedRun(name, rate, about, metrics, history)]
 
 
