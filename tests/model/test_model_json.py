@@ -134,7 +134,9 @@ def reweigh(bundle, change):
 def test_weights_that_dont_fit_are_named(bundle):
     name = "fc.weight"
     changes = {
-        "values of 'fc.weight' are no finite numbers": lambda s: s[name].view(-1)[0].fill_(torch.nan),
+        "values of 'fc.weight' are no finite numbers": lambda s: (
+            s[name].view(-1)[0].fill_(torch.nan)
+        ),
         "'fc.weight' for one": lambda s: s.pop(name),
         "'more' for one": lambda s: s.update(more=torch.zeros(3)),
         "of another shape, 'fc.weight' for one": lambda s: s.update({name: s[name].T.contiguous()}),
