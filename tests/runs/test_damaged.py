@@ -33,9 +33,7 @@ BYTES = {
     "NUL": b"\0" * 100,
     "quotes": b'path,label,prediction\n"a,b',
     "a bomb": b"a: &a [x, x]\n"
-    + b"".join(
-        b"%c: &%c [*%c, *%c]\n" % (c, c, c - 1, c - 1) for c in b"bcdefghijklmnopqrstuvwxyz"
-    ),
+    + b"".join(b"%c: &%c [*%c, *%c]\n" % (c, c, c - 1, c - 1) for c in range(98, 123)),
     "a tag": b"!!python/object/apply:os.system [exit]",
 }
 FILES = (

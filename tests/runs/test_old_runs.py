@@ -40,10 +40,8 @@ def test_a_run_that_broke_off_ends_as_if_nothing_had_happened(here):
     assert "going on from" in resumed.out
     assert state(broken) == "done"
     assert weights_of(broken) == weights_of(whole.run)
-    history = [read.history(run) for run in (broken, whole.run)]
-    assert [row["val/loss"] for row in history[0][1:]] == [
-        row["val/loss"] for row in history[1][1:]
-    ]
+    last, expected = (read.history(run)[-1] for run in (broken, whole.run))
+    assert last["val/loss"] == expected["val/loss"]
 
 
 def test_an_old_sweep_is_done_when_its_command_is_repeated(here):
