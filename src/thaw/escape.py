@@ -2,7 +2,7 @@
 
 Names of classes, photos and folders come from file systems and from files that others made. They
 may hold markup, formulas, escape sequences of terminals, and bytes that are no text. Each kind of
-place has one function here, and `print` and `write` of names go through it.
+place has one function here, and names go through it on their way there.
 """
 
 import re
@@ -36,9 +36,9 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def say(*lines: str, end: str = "\n") -> None:
-    """Print what holds names; line breaks between lines stay, all else is `printable`."""
-    print(*(printable(line, keep="\n") for line in lines), sep="\n", end=end, flush=True)
+def say(*lines: str) -> None:
+    """Print lines that hold names, each on a line of its own."""
+    print(*map(printable, lines), sep="\n", flush=True)
 
 
 def cell(text: str) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from thaw.comparison import table
 from thaw.comparison.leaderboard import Leaderboard, compare
-from thaw.escape import say
 from thaw.files import write as write_text
 from thaw.files import write_csv
 
@@ -46,7 +45,7 @@ def report(
     out = out or Path("outputs", "compare", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     board = write(runs, out)
     if markdown == "-":
-        say(table.markdown(board), end="")
+        print(table.markdown(board), end="")
         return board
     if markdown is not None:
         write_text(Path(markdown), table.markdown(board))

@@ -83,7 +83,7 @@ def evaluate(
     write_json(out / "evaluation.json", found)
     figures = evaluate_figures.draw(answers, found, out / "figures")
     show(found)
-    say(f"\nwritten: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
+    say("", f"written: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
     return found
 
 
@@ -227,7 +227,7 @@ def show(found: dict[str, Any]) -> None:
         table.add_row(Text(printable(name)), *cells, str(row["support"]))
     console = get_console()
     (console if console.is_terminal else Console(width=200)).print(table)
-    say(f"\n{found['struggles']}")
+    say("", found["struggles"])
 
 
 def _unsure_rows(outcome: dict[str, Any]) -> dict[str, str]:

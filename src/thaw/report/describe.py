@@ -186,7 +186,7 @@ def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
     }
     if trained := facts.get("trained"):
         del lines["ImageNet top-1"]
-        lines["classes"] = ", ".join(trained["classes"])
+        lines["classes"] = ", ".join(map(printable, trained["classes"]))
         share, threshold = trained["accuracy"], trained["threshold"]
         lines["test accuracy"] = "unknown" if share is None else f"{share:.1%}"
         lines["confidence"] = f"temperature {trained['temperature']:.3g}, " + (

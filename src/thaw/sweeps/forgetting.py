@@ -34,7 +34,7 @@ class ForgettingFigure(Callback):
             return
         draw(runs, folder / NAME)
         say("", *(run.sentence() for run in runs))
-        say(f"\n{'figure':<14} {folder / NAME}")
+        say("", f"{'figure':<14} {folder / NAME}")
 
 
 @dataclass(frozen=True)

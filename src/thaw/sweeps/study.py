@@ -70,8 +70,8 @@ class Study(Callback):
             path = Path(config.hydra.sweep.dir) / NAME
             draw(trials, path)
             best = min(trials, key=lambda trial: trial.loss)
-            say(f"\nThe best of {len(trials)} trials is number {best.number}: {best.words}")
-            say(f"\n{'figure':<14} {path}")
+            say("", f"The best of {len(trials)} trials is number {best.number}: {best.words}")
+            say("", f"{'figure':<14} {path}")
 
 
 @dataclass(frozen=True)
