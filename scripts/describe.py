@@ -48,8 +48,8 @@ def main() -> None:
     if arguments.all != (arguments.arch is None):
         parser.error("expected ARCH, RUN or --all")
     run = Path(arguments.arch or "")
-    bundles = (run / "model.json", run / "model" / "model.json")
-    trained = not arguments.all and any(file.is_file() for file in bundles)
+    marks = (run / "model.json", run / "model", run / "status.json")
+    trained = not arguments.all and any(mark.exists() for mark in marks)
     overrides = [f"arch={arguments.arch}", *arguments.set]
     if arguments.finetune is not None:
         overrides.append(f"finetune={arguments.finetune}")

@@ -199,7 +199,7 @@ class Split:
         return [photo.path for photo in self.photos[split]]
 
 
-_photo = record({"path": text(1), "label": anything})
+_photo = record({"path": text(1), "label": text(1)})
 _classes = items(text(1), least=1, unique=True)
 _photos = dict.fromkeys(SPLITS, items(anything))
 _split = record({}, {"root": text(1), "classes": _classes, **_photos})
@@ -223,25 +223,20 @@ def split_of(values: Any) -> Split:
     """
     _split(values)
     classes: list[str] = values.get("classes", [])
-    every = [photo for name in SPLITS for photo in values.get(name, [])]
-    if all(isinstance(photo, str) for photo in every):
-        paths = [PurePosixPath(photo).parts for photo in every]
-        place = _place_of_class(paths, classes) if classes else None
-
-        def read(photo: Any) -> Photo:
-            return Photo(photo, "" if place is None else PurePosixPath(photo).parts[place])
-    else:
-
-        def read(photo: Any) -> Photo:
-            _photo(photo)
-            label, group = photo["label"], photo.get("group")
-            if isinstance(label, int) and 0 <= label < len(classes):
-                label = classes[label]
-            if label not in known:
-                raise Wrong("a photo's label isn't among the classes")
-            return Photo(photo["path"], label, None if group is None else str(group))
-
     known = dict.fromkeys(classes)
+    every = [photo for name in SPLITS for photo in values.get(name, [])]
+    paths = [PurePosixPath(photo).parts for photo in every if isinstance(photo, str)]
+    place = _place_of_class(paths, classes) if classes and paths else None
+
+    def read(photo: Any) -> Photo:
+        if isinstance(photo, str):
+            return Photo(photo, "" if place is None else PurePosixPath(photo).parts[place])
+        _photo(photo)
+        if photo["label"] not in known:
+            raise Wrong(f"a photo's label isn't among the classes: {ascii(photo['label'])[:80]}")
+        group = photo.get("group")
+        return Photo(photo["path"], photo["label"], None if group is None else str(group))
+
     photos = {name: [read(photo) for photo in values.get(name, [])] for name in SPLITS}
     return Split(Path(values.get("root", ".")), classes, photos)
 

@@ -44,9 +44,9 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, ConsoleHandler):
             handler.setLevel(logging.WARNING)
-    done_before = run.status.get("state") == "done"
-    began = time.perf_counter()
+    done_before, began = False, time.perf_counter()
     try:
+        done_before = run.status.get("state") == "done"
         loss = train()
     except Exception as error:
         sentence = user_sentence(error)
@@ -55,7 +55,7 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
             sentence = f"{type(error).__name__}: {error} (see {run}/train.log)"
         log.debug(sentence)
         run.end("failed", error, keep=True)
-        if run.status.get("state") == "done":
+        if done_before:
             write(run.path / REFUSED, sentence)
         show_failed(run.path, sentence)
         return math.inf
