@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +40,15 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def csv_text(rows: Sequence[Mapping[str, Any]], header: bool = True) -> str:
     """Rows of the same columns as CSV; no text in it is a formula to a spreadsheet."""
+    lines = [_csv_line(rows[0])] if header else []
+    return "".join([*lines, *(_csv_line(row.values()) for row in rows)])
+
+
+def _csv_line(values: Iterable[Any]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if header:
-        writer.writerow(map(cell, rows[0]))
-    for row in rows:
-        writer.writerow(cell(v) if isinstance(v, str) else v for v in row.values())
-    return text.getvalue()
+    writer = csv.writer(text, lineterminator="\r\n")  # with it, either sign in a cell is quoted
+    writer.writerow(cell(value) if isinstance(value, str) else value for value in values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_figure(path: Path, figure: "Figure | Image") -> None:
