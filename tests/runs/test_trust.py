@@ -156,3 +156,21 @@ def test_the_table_of_what_is_shipped_reads_all_of_conf():
     assert {"seed", "arch", "experiment"} <= shipped.top_keys()
     with pytest.raises(UserError):
         trust.resume_arguments(["resume=nowhere"])
+
+
+def test_a_net_of_ones_own_resumes_once_confirmed(tmp_path, monkeypatch):
+    from test_old_runs import SETTINGS
+
+    (tmp_path / "mynet.py").write_text("from thaw.nets.pretrained import small_cnn as tiny\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = "arch._target_=mynet.tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("thaw.model.bundle.save", lambda *_, **__: 1 / 0)  # broken off at its end
+        with pytest.raises(ZeroDivisionError):
+            call_train(tmp_path, *SETTINGS, own, "hydra.run.dir=run")
+    refused = call_train(tmp_path, "resume=run")
+    assert refused.code == 2
+    assert refused.err.rstrip().endswith(f"confirms it: {own}.")
+    done = call_train(tmp_path, "resume=run", own)
+    assert done.code == 0, done.err
+    assert "going on from" in done.out
