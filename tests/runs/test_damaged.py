@@ -60,7 +60,7 @@ VALUES = (
     ("metrics.json", "val/acc", float("nan"), "val/acc: expected a number from 0 to 1, got nan"),
     ("metrics.json", "val/loss", "low", "val/loss: expected a number, got 'low'"),
     ("metrics.json", "params/total", -1, "params/total: expected a whole number from 0"),
-    ("metrics.json", "model/latency_ms", None, "model/latency_ms: expected a number, got None"),
+    ("metrics.json", "model/latency_ms", None, "model/latency_ms: expected a number from 0"),
     ("metrics.json", "seconds/fit", 10**400, "seconds/fit: expected a number"),
     ("environment.json", "threads", "2", "threads: expected a whole number"),
     ("environment.json", "device", None, "device: expected a text"),

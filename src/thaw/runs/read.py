@@ -25,6 +25,7 @@ from thaw.runs.schema import (
     items,
     number,
     one_of,
+    or_none,
     record,
     text,
     whole,
@@ -100,17 +101,18 @@ def read_yaml(path: Path, check: Check = anything) -> Any:
 
 _share = number(0, 1)
 _count = whole(0, 10**15)
-_amount = number(finite=False)
+_loss = number(finite=False)  # of a run that diverged
+_amount = number(0, 1e15)
 _mapping = record({})
 _status = record(
     {"state": one_of(*STATES)},
     {"started": text(), "updated": text(), "pid": whole(0, 2**63), "reason": text(most=10**6)},
 )
 _metrics = record(
-    {"val/loss": _amount, "val/acc": _share, "test/acc": _share},
+    {"val/loss": _loss, "val/acc": _share, "test/acc": _share},
     {
-        **dict.fromkeys(("test/acc_low", "test/acc_high"), _share),
-        **dict.fromkeys(("test/loss", "test/f1", "test/ece", "val/f1", "temperature"), _amount),
+        **dict.fromkeys(("test/acc_low", "test/acc_high", "test/f1", "test/ece"), _share),
+        **dict.fromkeys(("test/loss", "train/loss"), _loss),
         **dict.fromkeys(("seconds/fit", "seconds/epoch", "seconds/test"), _amount),
         **dict.fromkeys(("seconds/features", "model/latency_ms"), _amount),
         **dict.fromkeys(("drift/imagenet", "drift/features"), _amount),
@@ -152,8 +154,12 @@ def _with(values: dict[str, Any], needed: Iterable[str]) -> dict[str, Any]:
 
 # --- what Hydra wrote -----------------------------------------------------------------------------
 
-_config = record({"arch": _mapping, "seed": _count}, {"data": _mapping, "finetune": _mapping})
-_choices = record({"arch": text(1), "data": text(1), "finetune": text(1)})
+_net = record({}, {"name": or_none(text())})
+_config = record({"arch": _net, "seed": _count}, {"data": _mapping, "finetune": _mapping})
+_choices = record(
+    {"arch": text(1), "data": text(1), "finetune": text(1)},
+    dict.fromkeys(("augment", "optimizer", "trainer"), or_none(text())),
+)
 _hydra = record({"hydra": record({"runtime": record({"choices": _choices})})})
 
 
@@ -267,7 +273,7 @@ def _epoch(row: dict[str, str]) -> dict[str, Any]:
     return numbers | {"phase": escape.uncell(row["phase"])}
 
 
-_epochs_row = record({"epoch": number(1, 1e9), "val/loss": _amount, "val/acc": _share})
+_epochs_row = record({"epoch": number(1, 1e9), "val/loss": _loss, "val/acc": _share})
 
 
 @dataclass(frozen=True)

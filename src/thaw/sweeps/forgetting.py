@@ -90,7 +90,8 @@ def _thawed(path: Path, overrides: list[str], every: list[list[str]]) -> list[Th
     """The run, if it measured forgetting."""
     metrics, history, cfg = read.metrics(path), read.history(path), read.config(path)
     phases = cfg.get("finetune", {}).get("phases")
-    needed = ("drift/imagenet", "drift/features", "drift/images", "best/epoch")
+    needed = {"drift/imagenet", "drift/features", "drift/images", "best/epoch", "test/images"}
+    needed |= {"test/acc_low", "test/acc_high"}
     if any(key not in metrics for key in needed) or not isinstance(phases, dict) or not phases:
         return []
     phase, settings = list(phases.items())[-1]

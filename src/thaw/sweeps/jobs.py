@@ -136,7 +136,7 @@ class Verdict(Callback):
         if "submitit" in launcher:  # what its jobs print goes to files in `.submitit`
             for run in failures:
                 mark = run / REFUSED
-                told = mark.read_text(encoding="utf-8") if run in refused else ""
+                told = mark.read_text(encoding="utf-8", errors="replace") if run in refused else ""
                 show_failed(run, told or jobs[run].get("reason", f"see {run}/train.log"))
         before = len(self.before & done)
         print(

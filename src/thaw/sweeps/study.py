@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from thaw.escape import say
+from thaw.escape import printable, say
 from thaw.files import write_figure
 from thaw.launch import names
 from thaw.launch.cli import Refused
@@ -104,12 +104,16 @@ def _load(config: DictConfig) -> "OptunaStudy":
 
     optuna.logging.set_verbosity(logging.WARNING)
     sweeper = config.hydra.sweeper
-    return optuna.create_study(
-        study_name=sweeper.study_name,
-        storage=sweeper.storage,
-        direction="minimize",
-        load_if_exists=True,
-    )
+    try:
+        return optuna.create_study(
+            study_name=sweeper.study_name,
+            storage=sweeper.storage,
+            direction="minimize",
+            load_if_exists=True,
+        )
+    except Exception as error:  # of whatever database it is
+        reason = printable(" ".join(str(error).split())[:200])
+        raise Refused(f"The study in {sweeper.storage} can't be gone on with: {reason}.") from error
 
 
 def _done(study: "OptunaStudy") -> list["FrozenTrial"]:
