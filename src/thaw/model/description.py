@@ -70,6 +70,7 @@ _further: dict[str, Check] = {
     "metrics": record({}, {"test/acc": or_none(_share)}),
     "pretrained": _pretrained,
     "data_sha256": text(),
+    "white": record({}, others=number(1e-30, 1e30)),
 }
 EXPORTED = record(_needed, _further)  # of an ONNX file, whose graph is the net
 _built: dict[str, Check] = {
