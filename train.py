@@ -8,6 +8,7 @@ python train.py resume=outputs/runs/DATE/RUN              # go on where it stopp
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     from thaw.model import bundle
     from thaw.report import metrics as report
     from thaw.report import terminal
-    from thaw.training import lr_find
+    from thaw.training import lr_find, plugins
     from thaw.training.checkpoints import Checkpoints
     from thaw.training.features import Extractor
     from thaw.training.forgetting import Forgetting
@@ -88,21 +89,28 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     from thaw.training.history import History
     from thaw.training.module import Classifier, check_optimizer
     from thaw.training.run import plain
-    from thaw.training.trainer import make_trainer
+    from thaw.training.trainer import check_trainer, make_trainer
     from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
     def seed() -> None:
         cli.check_seed(cfg.seed)
         torch.manual_seed(cfg.seed)  # before the net is built: it may begin with random weights
 
-    _, cache, schedule, optimizer, augment, backbone, data = cli.build_all(
-        seed,
-        lambda: FeatureCache(**cfg.cache),
-        lambda: instantiate(cfg.finetune),
-        lambda: check_optimizer(instantiate(cfg.optimizer)),
-        lambda: instantiate(cfg.augment),
-        lambda: jobs.backbone(cfg.arch),
-        lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
+    _, _, loss, measures, loggers, brought, cache, schedule, optimizer, augment, backbone, data = (
+        cli.build_all(
+            seed,
+            lambda: check_trainer(cfg.trainer),
+            lambda: plugins.made("loss", cfg.loss),
+            lambda: plugins.all_made("metrics", cfg.metrics, partial, _partial_=True),
+            lambda: plugins.make_loggers(cfg.logger),
+            lambda: plugins.make_callbacks(cfg.callbacks),
+            lambda: FeatureCache(**cfg.cache),
+            lambda: instantiate(cfg.finetune),
+            lambda: check_optimizer(instantiate(cfg.optimizer)),
+            lambda: instantiate(cfg.augment),
+            lambda: jobs.backbone(cfg.arch),
+            lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
+        )
     )
     schedule.check(backbone)
     data.ready()  # a download begins when all else is right
@@ -115,15 +123,29 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     if cfg.trainer.keep_memory:
         memory.keep_memory()
 
+    shares = torch.tensor(data.class_shares())
+    prior = None if data.balance == "none" else shares
+    weights = 1 / (shares * len(shares)) if data.balance == "loss" else None
     staged = StagedUnfreezing(schedule)
     history = History(run.path / "history.csv", staged)
     how = (cfg.trainer.compile, cfg.trainer.fuse)
-    module = Classifier(backbone, data.classes, optimizer, cfg.seed, *how)
+    module = Classifier(
+        backbone,
+        data.classes,
+        optimizer,
+        cfg.seed,
+        *how,
+        loss=plugins.Loss(loss, len(data.classes), weights),
+        metrics=plugins.make_metrics(measures, len(data.classes)),
+        prior=prior,
+    )
     extractor = Extractor(cache, backbone, data, cfg.trainer.fuse)
     work = FrozenWork(extractor, schedule, staged)
     saved = Checkpoints(run.checkpoints, staged, history)
-    callbacks = [staged, work, history, terminal.Terminal(staged, history), saved]
-    trainer = make_trainer(cfg.trainer, run, schedule.epochs, callbacks)
+    shown = terminal.Terminal(staged, history)
+    # Last comes what writes checkpoints, with what the others keep.
+    callbacks = [staged, work, history, shown, plugins.PlainStates(brought), *brought, saved]
+    trainer = make_trainer(cfg.trainer, schedule.epochs, callbacks, loggers)
     device = trainer.strategy.root_device
     facts = report.environment(cfg.seed, device) | {"settings": plain(cfg)}
     run.begin(data.describe_splits(), facts)
@@ -149,9 +171,15 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     clock.seconds["seconds/features"] = extractor.seconds
     photos = [sample.path for sample in data.splits["test"]]
     alone = HydraConfig.get().mode is RunMode.RUN  # a sweep draws figures of its own
-    found = scores.report(val, test, data.classes, photos, data.root, run.path, figures=alone)
-    test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
+    found = scores.report(
+        *(val, test, data.classes, photos, data.root, run.path),
+        figures=alone,
+        prior=None if prior is None else prior.tolist(),
+    )
+    test |= found.test  # what the model that leaves will say
     metrics = report.metrics(test, backbone, history, staged, clock.seconds)
+    measured = plugins.measure(measures, test["logits"], test["label"], prior)
+    metrics |= {f"test/{name}": value for name, value in measured.items()}
     metrics |= forgotten | found.metrics
     metrics["model/bytes"] = bundle.save(
         run.path / "model",
@@ -165,7 +193,8 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
     settings |= {"arch": names.arch_name(choices["arch"], cfg.arch.name), "seed": cfg.seed}
     settings |= {"batch_size": data.batch_size, "lr": schedule.phases[0].lr}
-    report.log_hyperparameters(trainer, settings, metrics)
+    named = [f"test/{name}" for name in measures]
+    plugins.log_result(trainer, settings, report.final(metrics, named))
     run.finish(metrics, report.predictions(test, data))
     terminal.show_result(metrics, found.struggles, run)
     return history.best[MONITOR]

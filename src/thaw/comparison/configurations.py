@@ -10,7 +10,7 @@ from typing import Any
 from thaw.comparison.finished import Run
 from thaw.intervals import wilson
 
-GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer")
+GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer", "loss", "callbacks")
 
 
 @dataclass(frozen=True)

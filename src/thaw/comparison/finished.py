@@ -16,6 +16,7 @@ from thaw.launch.names import arch_name
 
 # Settings that change where or how fast a run is, but not what comes out.
 ASIDES = ("seed", "resume", "resume_with_changes", "debug", "cache", "data.workers")
+ASIDES += ("logger", "metrics")
 
 
 @dataclass(frozen=True)

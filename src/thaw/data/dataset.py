@@ -1,6 +1,6 @@
 """Photos in an order and with an augmentation that are functions of (seed, epoch, index)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from thaw.data.augment import Augment, Views, augmented, mix
 from thaw.data.cache import Rows
 from thaw.data.photos import load_photo
 from thaw.data.splits import Sample
+
+AGAIN = 2**20  # epochs; added for a photo that comes again in one, which is then another view of it
 
 
 class PhotoDataset(Dataset):
@@ -96,9 +98,38 @@ class EpochShuffle(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
+        order = self._order(generator)
         order += order[: len(self) * self.ranks - self.size]
-        return iter([(self.epoch, index) for index in order[self.rank :: self.ranks]])
+        return iter(order[self.rank :: self.ranks])
+
+    def _order(self, generator: torch.Generator) -> list[tuple[int, int]]:
+        order = torch.randperm(self.size, generator=generator)
+        return [(self.epoch, index) for index in order.tolist()]
+
+
+class BalancedShuffle(EpochShuffle):
+    """As `EpochShuffle`, with equally many of each class in an epoch of as many photos.
+
+    Of a class with many photos each epoch sees others; those of one with few come again and again,
+    each time in another augmentation.
+    """
+
+    def __init__(self, labels: Sequence[int], seed: int, rank: int = 0, ranks: int = 1) -> None:
+        super().__init__(len(labels), seed, rank, ranks)
+        kinds = torch.tensor(labels)
+        self.members = [(kinds == label).nonzero()[:, 0] for label in kinds.unique()]
+
+    def _order(self, generator: torch.Generator) -> list[tuple[int, int]]:
+        classes = len(self.members)
+        more = torch.randperm(classes, generator=generator) < self.size % classes
+        drawn: list[tuple[int, int]] = []
+        for photos, one in zip(self.members, more.tolist(), strict=True):
+            for place in range(0, self.size // classes + one, len(photos)):
+                wanted = min(len(photos), self.size // classes + one - place)
+                chosen = photos[torch.randperm(len(photos), generator=generator)[:wanted]]
+                again = self.epoch + place // len(photos) * AGAIN
+                drawn += [(again, index) for index in chosen.tolist()]
+        return [drawn[i] for i in torch.randperm(len(drawn), generator=generator).tolist()]
 
 
 class InOrder(Sampler[tuple[int, int]]):

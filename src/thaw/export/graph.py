@@ -31,6 +31,7 @@ class PhotosToProbabilities(nn.Module):
         (crop,) = transforms.crop_size
         self.pixels = ResizeAndCrop(transforms.resize_size, crop, transforms.interpolation.value)
         self.net, self.temperature = model.backbone.net, model.temperature
+        self.shift = nn.Buffer(torch.as_tensor(model.shift))
         self.mean = nn.Buffer(torch.tensor(transforms.mean).view(3, 1, 1))
         self.std = nn.Buffer(torch.tensor(transforms.std).view(3, 1, 1))
 
@@ -38,7 +39,7 @@ class PhotosToProbabilities(nn.Module):
         """Photos `[B, H, W, 3]` → probabilities `[B, classes]`."""
         values = self.pixels(images).permute(0, 3, 1, 2).float() / 255
         logits = self.net((values - self.mean) / self.std)
-        return (logits / self.temperature).softmax(dim=1)
+        return (logits / self.temperature + self.shift).softmax(dim=1)
 
 
 def trace(model: Model) -> ExportedProgram:

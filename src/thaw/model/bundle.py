@@ -41,6 +41,8 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")  # what `data.balance` hid, see `decide`
+        self.shift = torch.tensor(self.prior).log() if self.prior else 0.0
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
@@ -52,7 +54,7 @@ class Model:
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
-        return (self.logits(images) / self.temperature).softmax(dim=1)
+        return (self.logits(images) / self.temperature + self.shift).softmax(dim=1)
 
     def logits_of(
         self,
@@ -92,9 +94,9 @@ class Model:
         """
         threshold = self.threshold if threshold is None else threshold
         for photos, logits in self.logits_of(paths, batch_size, on_broken):
-            rows = (logits / self.temperature).softmax(dim=1).tolist()
+            rows = (logits / self.temperature + self.shift).softmax(dim=1).tolist()
             for path, row in zip(photos, rows, strict=True):
-                yield decide(path, self.classes, row, threshold)
+                yield decide(path, self.classes, row, threshold, self.prior)
 
 
 def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:

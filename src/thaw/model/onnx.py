@@ -33,6 +33,7 @@ class OnnxModel:
         self.temperature: float = info["temperature"]  # applied within the graph
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
@@ -65,7 +66,7 @@ class OnnxModel:
                 on_broken(error)
                 continue
             row = self.probabilities([photo])[0].tolist()
-            yield decide(path, self.classes, row, threshold)
+            yield decide(path, self.classes, row, threshold, self.prior)
 
 
 def load(path: Path | str) -> OnnxModel:

@@ -56,7 +56,9 @@ def app(run: Path, name: str | None = None) -> Starlette:
             return named | {"error": str(error)}
         with busy:
             row = model.probabilities([image])[0].tolist()
-            found = vars(decide(named["name"], model.classes, row, model.threshold)).copy()
+            found = vars(
+                decide(named["name"], model.classes, row, model.threshold, model.prior)
+            ).copy()
             del found["path"]
             if explained:
                 found["explanation"] = _explanation(model, image)

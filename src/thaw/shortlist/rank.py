@@ -35,7 +35,6 @@ from thaw.shortlist import figure, table
 from thaw.shortlist.probe import USED, fold_of_each, head_inputs, out_of_fold
 from thaw.shortlist.words import Net, read
 from thaw.training.features import Extractor
-from thaw.training.run import RunFolder
 from thaw.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ def report(
         lambda: cli.check_seed(cfg.seed),
         lambda: FeatureCache(**cfg.cache),
         lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
-        lambda: make_trainer(cfg.trainer, RunFolder(out), 1, []),
+        lambda: make_trainer(cfg.trainer, 1, []),
         *(partial(_check, net) for net in wanted.nets),
     )
     if trainer.world_size > 1:

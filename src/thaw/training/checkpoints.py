@@ -62,7 +62,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Comes last of all callbacks: whether the phase is over has been decided."""
-        if self.history.best["epoch"] == trainer.current_epoch + 1:
+        if self.history.rows and self.history.best["epoch"] == trainer.current_epoch + 1:
             backbone = pl_module.backbone
             assert isinstance(backbone, Backbone)
             moving = {
