@@ -5,7 +5,8 @@ Each is tried out before anything slow, and refused in a sentence where it can't
 
 import inspect
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -219,10 +220,16 @@ def given(metric: Metric, logits: Tensor, log_prior: Tensor | None) -> Tensor:
 
 
 def measure(
-    makers: Mapping[str, partial[Metric]], logits: Tensor, labels: Tensor, prior: Tensor | None
+    makers: Mapping[str, partial[Metric]],
+    logits: Tensor,
+    labels: Tensor,
+    prior: Sequence[float] | None,
 ) -> dict[str, float]:
-    """What further metrics come to for logits `[N, classes]` and labels `[N]`, in this process."""
-    log_prior = None if prior is None else prior.log()
+    """What further metrics come to for logits `[N, classes]` and labels `[N]`, in this process.
+
+    The logits' softmax are the probabilities for photos in their real mix.
+    """
+    log_prior = None if prior is None else torch.tensor(prior).log()
     found = {}
     for name, metric in make_metrics(makers, logits.shape[1]).items():
         metric.sync_on_compute = False  # where several train together, one has all of them
@@ -254,13 +261,15 @@ def log_result(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[s
         logger.save()
 
 
-def close(trainer: Trainer, status: str = "success") -> None:
-    """End what loggers hold open: in a sweep, the next job's would go on in it."""
-    for logger in trainer.loggers:
-        logger.finalize(status)
-        finish = getattr(getattr(logger, "experiment", None), "finish", None)
-        if callable(finish):  # Weights & Biases keeps one run a process
-            finish()
+@contextmanager
+def closing(loggers: Sequence[Logger]) -> Iterator[None]:
+    """At the end, close what Weights & Biases holds open: in a sweep, jobs would share a run."""
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger) and logger._experiment is not None:
+                logger.experiment.finish()
 
 
 def make_callbacks(nodes: Mapping[str, Any] | None) -> list[Callback]:
