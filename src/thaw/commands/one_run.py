@@ -23,6 +23,7 @@ from thaw.evaluation import scores
 from thaw.launch import cli, memory
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import seen
 from thaw.report import metrics as report
 from thaw.report import terminal
 from thaw.sweeps import jobs
@@ -125,7 +126,7 @@ def build(cfg: DictConfig, sweep: bool = False) -> Parts:
         "schedule": lambda: instantiate(cfg.finetune),
         "optimizer": lambda: check_optimizer(instantiate(cfg.optimizer)),
         "augment": lambda: instantiate(cfg.augment),
-        "backbone": lambda: jobs.backbone(cfg.arch, shared=sweep),
+        "backbone": lambda: jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data)),
         "data": lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
         "trainer": lambda: check_trainer(plain(cfg.trainer)),
         "loss": lambda: plugins.made("loss", cfg.loss),

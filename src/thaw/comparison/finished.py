@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from thaw.errors import UserError
+from thaw.launch.conf import completed
 from thaw.launch.names import arch_name
 
 # Settings that change where or how fast a run is, but not what comes out.
@@ -112,7 +113,7 @@ def _read(folder: Path, status: Mapping[str, Any]) -> Run:
     return Run(
         path=folder,
         seed=cfg["seed"],
-        settings=_flat(cfg),
+        settings=_flat(completed(cfg)),
         choices=choices,
         metrics=metrics,
         history=history,

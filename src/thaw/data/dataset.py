@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import functional as F
@@ -52,8 +53,36 @@ class PhotoDataset(Dataset):
 
 def cropped(see: ImageClassification, image: Any) -> Any:
     """The part of a PIL image that weights see, in the size that they see it."""
+    if (before := getattr(see, "before", None)) is not None:
+        image = before(image)  # padded to the square
     how = {"interpolation": see.interpolation, "antialias": see.antialias}
     return F.center_crop(F.resize(image, see.resize_size, **how), see.crop_size)
+
+
+def cut_away(see: ImageClassification, width: int, height: int) -> float:
+    """Share of the area of a photo of so many pixels that its weights don't see, 0 to 1."""
+    if hasattr(see, "before"):
+        return 0.0
+    short = min(width, height)
+    sides = (height, width)
+    if len(see.resize_size) == 2:
+        resized = [float(length) for length in see.resize_size]
+    else:
+        resized = [see.resize_size[0] * side / short for side in sides]
+    seen = [min(1.0, see.crop_size[0] / length) for length in resized]
+    return 1.0 - seen[0] * seen[1]
+
+
+def mean_cut_away(see: ImageClassification, photos: Sequence[Path], most: int = 500) -> float:
+    """Mean share of photos' areas that weights don't see; headers are read, of at most so many."""
+    shares = []
+    for path in photos[:: max(1, -(-len(photos) // most))]:
+        try:
+            with Image.open(path) as image:
+                shares.append(cut_away(see, *image.size))
+        except Exception:  # whatever is wrong with it is told elsewhere
+            continue
+    return sum(shares) / max(1, len(shares))
 
 
 def pixels(see: ImageClassification, image: Any) -> Tensor:

@@ -25,6 +25,8 @@ from thaw.errors import UserError
 
 log = logging.getLogger(__name__)
 BALANCES = ("none", "sampler", "loss")
+FITS = ("crop", "squash", "pad")
+LARGEST = 2048  # pixels; a net takes gigabytes for larger photos
 
 
 class PhotoFolder(LightningDataModule):
@@ -44,6 +46,8 @@ class PhotoFolder(LightningDataModule):
         seed: of the cut, the order and the augmentation.
         balance: `sampler` draws equally many photos of each class in training; `loss` weighs them
             so (`Classifier` does it); `none` takes them as they come.
+        fit: how photos are made to fit what a net sees, `crop`, `squash` or `pad`, and to what
+            `size`; it is the net's `transforms` that do it (`thaw.nets.fit`).
     """
 
     def __init__(
@@ -59,13 +63,15 @@ class PhotoFolder(LightningDataModule):
         source: Callable[..., None] | None = None,
         seed: int = 0,
         balance: str = "none",
+        fit: str = "crop",
+        size: int | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
         self.names = {"train": train, "val": val, "test": test}
         self.fractions = {"test": test_fraction, "val": val_fraction}
         self.batch_size, self.workers, self.source, self.seed = batch_size, workers, source, seed
-        self.balance = balance
+        self.balance, self.fit, self.size = balance, fit, size
         self.classes: list[str] = []
         self.splits: dict[str, list[Sample]] = {}
         self.cut: dict[str, str] = {}  # how splits came about that are no folders
@@ -79,6 +85,12 @@ class PhotoFolder(LightningDataModule):
         checks: dict[str, tuple[bool, object, str]] = {
             "batch_size": (_whole(self.batch_size, 1), self.batch_size, "a whole number from 1"),
             "workers": (_whole(self.workers, 0), self.workers, "a whole number from 0"),
+            "fit": (self.fit in FITS, self.fit, f"one of {', '.join(FITS)}"),
+            "size": (
+                self.size is None or (_whole(self.size, 16) and self.size <= LARGEST),
+                self.size,
+                f"null for the weights' own, or a number of pixels from 16 to {LARGEST}",
+            ),
             "balance": (self.balance in BALANCES, self.balance, f"one of {', '.join(BALANCES)}"),
         }
         for split, fraction in self.fractions.items():

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from thaw.errors import UserError
 from thaw.export.resize import ResizeAndCrop
 from thaw.model.bundle import Model
+from thaw.nets.fit import Padded
 
 SHAPES = ({0: Dim("batch"), 1: Dim("height"), 2: Dim("width")},)
 
@@ -29,7 +30,9 @@ class PhotosToProbabilities(nn.Module):
         super().__init__()
         transforms = model.transforms
         (crop,) = transforms.crop_size
-        self.pixels = ResizeAndCrop(transforms.resize_size, crop, transforms.interpolation.value)
+        # What is padded is resized to fit inside the square.
+        size = [] if isinstance(transforms, Padded) else transforms.resize_size
+        self.pixels = ResizeAndCrop(size, crop, transforms.interpolation.value)
         self.net, self.temperature = model.backbone.net, model.temperature
         self.shift = nn.Buffer(torch.as_tensor(model.shift))
         self.mean = nn.Buffer(torch.tensor(transforms.mean).view(3, 1, 1))

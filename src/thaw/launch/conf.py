@@ -3,8 +3,9 @@
 Nothing here imports torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -18,6 +19,14 @@ import thaw
 VERSION = "1.3"  # of Hydra, whose habits Thaw counts on
 # Groups that Thaw's config.yaml chooses from; a config.yaml with none of them is of something else.
 GROUPS = {"arch", "data", "augment", "optimizer", "finetune", "trainer"}
+
+# What a run did before there were these settings.
+BEFORE: dict[str, Any] = {
+    "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+    "metrics": {},
+    "callbacks": {},
+    "data": {"balance": "none", "fit": "crop", "size": None},
+}
 
 
 def folder() -> Path:
@@ -72,6 +81,11 @@ def composed(words: Sequence[str] = (), hydra: bool = False) -> DictConfig:
     register()
     with initialize_config_dir(str(folder()), version_base=VERSION):
         return compose("config", list(words), return_hydra_config=hydra)
+
+
+def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, with those that are newer than it."""
+    return {**BEFORE, **settings, "data": BEFORE["data"] | settings.get("data", {})}
 
 
 class OwnConf(SearchPathPlugin):

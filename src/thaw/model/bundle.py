@@ -19,6 +19,7 @@ from thaw.errors import UserError
 from thaw.files import write_json
 from thaw.model.prediction import Prediction, decide
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import Padded
 from thaw.nets.pretrained import build
 
 FORMAT = 1
@@ -184,11 +185,13 @@ def describe_transforms(transforms: ImageClassification) -> dict[str, Any]:
     """Plain values that say all about them."""
     keys = ("resize_size", "crop_size", "mean", "std", "antialias")
     values = {key: getattr(transforms, key) for key in keys}
-    return values | {"interpolation": transforms.interpolation.value}
+    values |= {"interpolation": transforms.interpolation.value}
+    return values | ({"pad": True} if isinstance(transforms, Padded) else {})
 
 
 def _transforms(values: dict[str, Any]) -> ImageClassification:
-    transforms = ImageClassification(
+    kind = Padded if values.get("pad") else ImageClassification
+    transforms = kind(
         crop_size=values["crop_size"][0],
         mean=values["mean"],
         std=values["std"],

@@ -18,6 +18,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from thaw.errors import UserError
 from thaw.nets.backbone import Backbone, check_order
+from thaw.nets.fit import check_side, fitted
 from thaw.nets.weights import (
     PACKAGED,
     as_timm,
@@ -27,17 +28,25 @@ from thaw.nets.weights import (
     loading,
     named_file,
     packaged,
+    vit_positions,
     without_aux,
 )
 
 
-def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
+def torchvision(
+    name: str,
+    weights: str | None = "DEFAULT",
+    fit: str = "crop",
+    size: int | None = None,
+    **kwargs: Any,
+) -> Backbone:
     """Any classifier of torchvision.
 
     Args:
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
         weights: DEFAULT, a name such as IMAGENET1K_V1, a file (.pth, .safetensors), or None for
             random ones.
+        fit: how photos are made to fit, and to what `size`: `thaw.nets.fit.fitted`.
         kwargs: passed to torchvision's builder, `dropout=0.5` for instance.
 
     Raises:
@@ -61,13 +70,16 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
         if weights is not None:
             kwargs = {"transform_input": True, **kwargs}  # as torchvision does for its weights
     if name.startswith("vit_"):  # its position embeddings are made for one size
-        kwargs = {"image_size": entry.meta["min_size"][0], **kwargs}
+        own = entry.meta["min_size"][0]
+        kwargs = {"image_size": size or own, **kwargs}
+    elif name.startswith("maxvit") and size:  # likewise its windows
+        kwargs = {"input_size": (size, size), **kwargs}
 
     origin = {"source": "torchvision", "name": name, "kwargs": kwargs}
-    net = build(origin)
+    net = _built(origin, size)
     if weights is not None and loading.get():
         path = path or cached(entry.url, name)
-        load(net, path, without_aux)
+        load(net, path, vit_positions if name.startswith("vit_") else without_aux)
     meta = {
         "source": str(path) if path and weights not in ("DEFAULT", entry.name) else str(entry),
         "accuracy": entry.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1"),
@@ -75,18 +87,25 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
         "url": entry.url,
         "licence": entry.meta.get("license", "BSD-3-Clause (torchvision)"),
     }
-    transforms = entry.transforms()
+    transforms = fitted(entry.transforms(), fit, size)
     return Backbone(
         net, transforms, origin, meta if weights else {}, pretrained=weights is not None
     )
 
 
-def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
+def timm(
+    name: str,
+    weights: str | None = "DEFAULT",
+    fit: str = "crop",
+    size: int | None = None,
+    **kwargs: Any,
+) -> Backbone:
     """Any model of timm, `name` or `name.tag`.
 
     Args:
         name: one of `timm.list_models()`.
         weights: DEFAULT, a tag of that model, a file (.pth, .safetensors), or None for random ones.
+        fit: how photos are made to fit, and to what `size`: `thaw.nets.fit.fitted`.
         kwargs: passed to `timm.create_model`, `drop_rate=0.2` for instance.
 
     Raises:
@@ -109,10 +128,13 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
             f"Expected a tag of timm's {bare} in arch.name, got {tag!r}; it has {tags}."
         )
 
+    fixed = size and (library.get_pretrained_cfg_value(name, "fixed_input_size") or False)
+    if fixed:  # its positions or windows are made for one size; timm resamples those of weights
+        kwargs = {"img_size": size, **kwargs}
     origin = {"source": "timm", "name": name, "kwargs": kwargs}
-    net = build(origin)
+    net = _built(origin, size)
     cfg: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
-    transforms = _timm_transforms(net)
+    transforms = fitted(_timm_transforms(net), fit, size)
     meta = {"source": f"timm {name}", "licence": cfg.get("license"), "url": None, "accuracy": None}
     if weights is not None and path is None and bare in PACKAGED:
         package, accuracy = PACKAGED[bare]
@@ -148,7 +170,12 @@ _in_order: set[str] = set()  # timm's nets that were seen to run their stages in
 
 
 def small_cnn(
-    name: str = "small_cnn", weights: None = None, width: int = 32, input_size: int = 128
+    name: str = "small_cnn",
+    weights: None = None,
+    width: int = 32,
+    input_size: int = 128,
+    fit: str = "crop",
+    size: int | None = None,
 ) -> Backbone:
     """A plain CNN to train from scratch: what transfer learning is compared with.
 
@@ -160,7 +187,24 @@ def small_cnn(
     origin = {"source": "thaw", "name": name, "kwargs": {"width": width}}
     resize = math.ceil(input_size * 8 / 7)  # the proportion that ImageNet nets use: 256 to 224
     transforms = ImageClassification(crop_size=input_size, resize_size=resize)
-    return Backbone(build(origin), transforms, origin, pretrained=False)
+    transforms = fitted(transforms, fit, size)
+    return Backbone(_built(origin, size), transforms, origin, pretrained=False)
+
+
+def _built(origin: dict[str, Any], size: int | None) -> nn.Module:
+    """As `build`; UserError where it can't see photos of this size, if one is asked for."""
+    if size is None:
+        return build(origin)
+    try:
+        net = build(origin)
+    except (AssertionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"{origin['name']} can't be made for photos of {size} pixels (data.size={size}):"
+            f" {reason}."
+        ) from error
+    check_side(net, origin["name"], size)
+    return net
 
 
 def build(origin: dict[str, Any]) -> nn.Module:

@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from thaw.data.dataset import mean_cut_away
 from thaw.data.folder import PhotoFolder
 from thaw.launch.cli import door
 from thaw.nets.backbone import Backbone
@@ -165,6 +166,7 @@ def show_start(backbone: Backbone, data: PhotoFolder, schedule: Schedule) -> Non
     log.info("photos  %s: %d classes, %s", data.root, len(data.classes), counts)
     for split, how in data.cut.items():
         log.info("        %s is cut from them: %s", split, how)
+    log.info("        %s", fit_line(backbone, data))
     if told := balance_line(data):
         log.info("        %s", told)
     if not backbone.pretrained:
@@ -172,6 +174,17 @@ def show_start(backbone: Backbone, data: PhotoFolder, schedule: Schedule) -> Non
             "        there are no pretrained weights to keep: every phase trains the whole net"
         )
     show(stage_table(backbone, schedule))
+
+
+def fit_line(backbone: Backbone, data: PhotoFolder) -> str:
+    """How photos are made to fit what the net sees, and what is lost by it."""
+    side = f"the net sees {backbone.input_size} × {backbone.input_size} pixels"
+    if data.fit != "crop":
+        how = "squashed" if data.fit == "squash" else "padded with black"
+        return f"{side}: whole photos, {how} (data.fit={data.fit})"
+    photos = [data.root / sample.path for sample in data.splits["train"]]
+    lost = mean_cut_away(backbone.transforms, photos)
+    return f"{side}: {lost:.0%} of the photos' area is cut away (data.fit=crop)"
 
 
 def balance_line(data: PhotoFolder) -> str | None:

@@ -71,18 +71,19 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     return loss
 
 
-def backbone(arch: DictConfig, shared: bool) -> "Backbone":
+def backbone(arch: DictConfig, shared: bool, **seen: Any) -> "Backbone":
     """The net of these settings; jobs that begin with the same pretrained one may share it.
 
     Args:
         shared: keep it for the next job, which gets a copy.
+        seen: how it is to see photos (`thaw.nets.fit.seen`).
     """
     if not shared:
-        return instantiate(arch)
-    key = OmegaConf.to_yaml(arch, resolve=True)
+        return instantiate(arch, **seen)
+    key = f"{OmegaConf.to_yaml(arch, resolve=True)}{seen}"
     if key not in nets:
         nets.clear()
-        made = instantiate(arch)
+        made = instantiate(arch, **seen)
         if not made.pretrained:  # random weights are of the job's own seed
             return made
         nets[key] = made

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from thaw.errors import UserError
 from thaw.files import write_csv, write_json
+from thaw.launch.conf import completed
 from thaw.training.checkpoints import why_unusable
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UserError where a run would be resumed with other settings."""
-    asides = {"resume", "resume_with_changes", "debug", "cache"}  # they change no result
+    before = completed(before)
+    # They change no result.
+    asides = {"resume", "resume_with_changes", "debug", "cache", "logger", "metrics"}
     changed = differences(
         {key: value for key, value in before.items() if key not in asides},
         {key: value for key, value in now.items() if key not in asides},
