@@ -6,6 +6,7 @@ Settings (`cfg`) stop in `build`: below it are objects and plain values.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ from thaw.training.run import RunFolder, plain
 from thaw.training.schedule import Schedule
 from thaw.training.trainer import check_trainer, make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
+
+LISTED = ("data", "finetune", "optimizer", "augment", "loss")  # groups that loggers are told of
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def one_run(
     Returns:
         The best val loss.
     """
-    parts = build(cfg, sweep)
+    parts = build(cfg, run.path, sweep)
     with plugins.closing(parts.loggers):
         training = assemble(parts, run)
         begin(training, parts)
@@ -108,8 +111,12 @@ def one_run(
     return training.history.best[MONITOR]
 
 
-def build(cfg: DictConfig, sweep: bool = False) -> Parts:
+def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     """Make the object that each group of settings names; all that is wrong is told at once.
+
+    Args:
+        folder: the run's, in which loggers write.
+        sweep: the next job may begin with the same net.
 
     Raises:
         UserError: some settings can't be used.
@@ -128,10 +135,10 @@ def build(cfg: DictConfig, sweep: bool = False) -> Parts:
         "augment": lambda: instantiate(cfg.augment),
         "backbone": lambda: jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data)),
         "data": lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
-        "trainer": lambda: check_trainer(plain(cfg.trainer)),
+        "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
         "loss": lambda: plugins.made("loss", cfg.loss),
         "metrics": lambda: plugins.all_made("metrics", cfg.metrics, partial, _partial_=True),
-        "loggers": lambda: plugins.make_loggers(cfg.logger),
+        "loggers": lambda: plugins.make_loggers(cfg.logger, folder),
         "callbacks": lambda: plugins.make_callbacks(cfg.callbacks),
     }
     made = dict(zip(makers, cli.build_all(*makers.values()), strict=True))
@@ -225,7 +232,7 @@ def leave(
     metrics |= {f"test/{name}": value for name, value in further.items()}
     facts = {"metrics": metrics, "data_sha256": data.digest(), **found.bundle}
     metrics["model/bytes"] = bundle.save(run.path / "model", backbone, data.classes, **facts)
-    settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
+    settings = {group: choices[group] for group in LISTED}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
     settings |= {"lr": parts.schedule.phases[0].lr}
     final = report.final(metrics, [f"test/{name}" for name in further])

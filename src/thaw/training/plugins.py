@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def made(where: str, node: Any, **how: Any) -> Any:
     Raises:
         UserError: it has no `_target_`, or that can't be found, needs a package, or refuses.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    plain = _plain(node)
     if not isinstance(plain, Mapping) or not isinstance(plain.get("_target_"), str):
         raise UserError(
             f"Expected {where} to have a _target_, the name of a class such as"
@@ -52,6 +53,10 @@ def made(where: str, node: Any, **how: Any) -> Any:
         raise UserError(
             f"{where} can't be made of {plain['_target_']}: {reason.rstrip('.')}{_install(where)}."
         ) from error
+
+
+def _plain(node: Any) -> Any:
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def _install(where: str) -> str:
@@ -244,13 +249,22 @@ def measure(
 # --- loggers and callbacks ------------------------------------------------------------------------
 
 
-def make_loggers(nodes: Mapping[str, Any] | None) -> list[Logger]:
+def make_loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
     """The loggers of the group `logger`, several at once or none.
+
+    A `save_dir` that is null is the run's folder; a `name` or `run_name` is what that is called.
 
     Raises:
         UserError: naming all that can't be made.
     """
-    return list(all_made("logger", nodes, Logger).values())
+    filled = {"save_dir": str(folder), "name": folder.name, "run_name": folder.name}
+    told = {
+        name: {**node, **{k: v for k, v in filled.items() if node.get(k, "") is None}}
+        if isinstance(node, Mapping)
+        else node
+        for name, node in (_plain(nodes) or {}).items()
+    }
+    return list(all_made("logger", told, Logger).values())
 
 
 def log_result(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
