@@ -18,6 +18,7 @@ from thaw.nets.fit import Padded, check_side, fitted, seen
 from thaw.nets.pretrained import small_cnn, timm
 from thaw.nets.weights import vit_positions
 
+WAYS = [*itertools.product(("crop", "squash", "pad"), (None, 96))]
 OWN = ImageClassification(crop_size=224)
 SIZES = [(300, 200), (200, 300), (64, 64), (500, 37), (3, 400)]
 
@@ -33,7 +34,7 @@ def test_the_weights_own_way_is_left_alone():
     assert (made.crop_size, made.resize_size) == ([112], [128])
 
 
-@pytest.mark.parametrize(("fit", "size"), itertools.product(("crop", "squash", "pad"), (None, 96)))
+@pytest.mark.parametrize(("fit", "size"), WAYS)
 def test_every_way_shows_a_square_and_all_paths_agree(fit, size):
     see = fitted(OWN, fit, size)
     back = bundle._transforms(bundle.describe_transforms(see))
@@ -53,11 +54,14 @@ def test_squash_sees_all_and_pad_keeps_proportions():
     assert (padded[:56].max(), padded[56:168].min(), padded[168:].max()) == (0, 255, 0)
 
 
-@pytest.mark.parametrize("way", [InterpolationMode.BILINEAR, InterpolationMode.BICUBIC])
+@pytest.mark.parametrize(
+    "way",
+    [InterpolationMode.BILINEAR, pytest.param(InterpolationMode.BICUBIC, marks=pytest.mark.slow)],
+)
 def test_the_exported_graph_pads_to_the_same_pixels(way):
-    see = Padded(crop_size=96, interpolation=way)
-    graph = ResizeAndCrop([], 96, way.value)
-    for width, height in [(300, 200), (200, 300), (64, 64), (500, 37)]:
+    see = Padded(crop_size=48, interpolation=way)
+    graph = ResizeAndCrop([], 48, way.value)
+    for width, height in [(150, 100), (37, 140)]:
         image = photo(width, height)
         made = graph(torch.from_numpy(np.array(image))[None])[0]
         assert np.array_equal(made.numpy(), np.asarray(cropped(fitted(see, "pad"), image)))
@@ -99,6 +103,7 @@ def test_torchvisions_vits_get_their_positions_resampled():
     assert vit_positions(same, small) is same
 
 
+@pytest.mark.slow
 def test_a_run_follows_everywhere(train, call_script, short, tmp_path):
     done = train(*short, "data.fit=pad", "data.size=64", "logger=none")
     assert done.code == 0, done.err

@@ -228,8 +228,9 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
         "figures": f"{run}/figures",
         "size on disk": f"{metrics['model/bytes'] / 1e6:.1f} MB  ({run}/model)",
         "next": f"{door('predict')} {run} PHOTO",
-        "": "tensorboard --logdir outputs",
     }
+    if (run.path / "tensorboard").is_dir():
+        rows[""] = "tensorboard --logdir outputs"
     if "test/ece_uncorrected" in metrics:
         rows["confidence"] += (
             f"; {metrics['test/ece_uncorrected']:.1%} without the correction for how often each"

@@ -91,6 +91,7 @@ class Checkpoints(Checkpoint):
 
         `Trainer.test(ckpt_path=…)` would set the callbacks back to that epoch too.
         """
+        assert self.history.best  # or it says that there is none
         path = self.folder / "best.ckpt"
         best = self.best or torch.load(path, "cpu", weights_only=True)["state_dict"]
         module.load_state_dict(best)

@@ -138,7 +138,7 @@ def _made(where: str, value: Any) -> Any:
     value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     if isinstance(value, list):
         return [_made(f"{where}.{i}", each) for i, each in enumerate(value)]
-    return made(where, value) if isinstance(value, dict) else value
+    return made(where, value) if isinstance(value, dict) and "_target_" in value else value
 
 
 def best_precision(accelerator: str) -> str:
