@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from hydra.utils import instantiate
@@ -20,6 +20,7 @@ from torchmetrics import Metric
 from thaw.data.augment import Augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
+from thaw.errors import UserError
 from thaw.evaluation import scores
 from thaw.launch import cli, memory
 from thaw.model import bundle
@@ -41,6 +42,7 @@ from thaw.training.trainer import check_trainer, make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
 LISTED = ("data", "finetune", "optimizer", "augment", "loss")  # groups that loggers are told of
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,13 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     makers: dict[str, Callable[[], Any]] = {
         "seed": seed,
         "cache": lambda: FeatureCache(**cfg.cache),
-        "schedule": lambda: instantiate(cfg.finetune),
+        "schedule": lambda: _of(Schedule, "finetune", instantiate(cfg.finetune)),
         "optimizer": lambda: check_optimizer(instantiate(cfg.optimizer)),
         "augment": lambda: instantiate(cfg.augment),
-        "backbone": lambda: jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data)),
-        "data": lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
+        "backbone": lambda: _of(
+            Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data))
+        ),
+        "data": lambda: _of(PhotoFolder, "data", instantiate(cfg.data, seed=cfg.seed)).checked(),
         "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
         "loss": lambda: plugins.made("loss", cfg.loss),
         "metrics": lambda: plugins.all_made("metrics", cfg.metrics, partial, _partial_=True),
@@ -143,6 +147,17 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     }
     made = dict(zip(makers, cli.build_all(*makers.values()), strict=True))
     return Parts(**made, settings=plain(cfg))
+
+
+def _of(kind: type[T], group: str, made: Any) -> T:
+    """What a group's settings made, which is what they are for."""
+    if not isinstance(made, kind):
+        raise UserError(
+            f"Expected the settings of {group} to make a {kind.__name__}, by _target_ and what it"
+            f" takes, but they make a {type(made).__name__}; {cli.door('conf')} {group} lists those"
+            " that do."
+        )
+    return made
 
 
 def assemble(parts: Parts, run: RunFolder) -> Training:
