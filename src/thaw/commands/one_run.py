@@ -245,7 +245,8 @@ def leave(
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | found.metrics
     metrics |= {f"test/{name}": value for name, value in further.items()}
-    facts = {"metrics": metrics, "data_sha256": data.digest(), **found.bundle}
+    facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
+    facts |= found.bundle
     metrics["model/bytes"] = bundle.save(run.path / "model", backbone, data.classes, **facts)
     settings = {group: choices[group] for group in LISTED}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}

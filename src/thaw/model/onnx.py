@@ -34,6 +34,7 @@ class OnnxModel:
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
         self.prior: list[float] | None = info.get("prior")
+        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
@@ -59,7 +60,7 @@ class OnnxModel:
         threshold = self.threshold if threshold is None else threshold
         for path in paths:
             try:
-                photo = load_photo(path)
+                photo = load_photo(path, self.white)
             except BrokenPhoto as error:
                 if on_broken is None:
                     raise
