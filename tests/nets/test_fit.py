@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.dataset import cropped, cut_away, mean_cut_away, normalised, pixels
-from thaw.export.resize import ResizeAndCrop
+from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.model import bundle
 from thaw.nets.fit import Padded, check_side, fitted, seen
 from thaw.nets.pretrained import small_cnn, timm
