@@ -26,8 +26,8 @@ from thaw.launch import cli, memory
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.nets.fit import seen
+from thaw.report import loggers, terminal
 from thaw.report import metrics as report
-from thaw.report import terminal
 from thaw.sweeps import jobs
 from thaw.training import lr_find, plugins
 from thaw.training.checkpoints import Checkpoints
@@ -103,7 +103,7 @@ def one_run(
         The best val loss.
     """
     parts = build(cfg, run.path, sweep)
-    with plugins.closing(parts.loggers):
+    with loggers.closing(parts.loggers):
         training = assemble(parts, run)
         begin(training, parts)
         forgotten = fit(training)
@@ -142,7 +142,7 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
         "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
         "loss": lambda: plugins.made("loss", cfg.loss),
         "metrics": lambda: plugins.all_made("metrics", cfg.metrics, partial, _partial_=True),
-        "loggers": lambda: plugins.make_loggers(cfg.logger, folder),
+        "loggers": lambda: loggers.make_loggers(cfg.logger, folder),
         "callbacks": lambda: plugins.make_callbacks(cfg.callbacks),
     }
     made = dict(zip(makers, cli.build_all(*makers.values()), strict=True))
@@ -252,6 +252,6 @@ def leave(
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
     settings |= {"lr": parts.schedule.phases[0].lr}
     final = report.final(metrics, [f"test/{name}" for name in further])
-    plugins.log_result(training.trainer, settings, final)
+    loggers.log_result(training.trainer, settings, final)
     run.finish(metrics, report.predictions(test, data))
     terminal.show_result(metrics, found.struggles, run)

@@ -1,4 +1,4 @@
-"""What settings bring by `_target_`: a loss, further metrics, loggers, callbacks.
+"""What settings bring by `_target_`: a loss, further metrics, callbacks, and how it is made.
 
 Each is tried out before anything slow, and refused in a sentence where it can't do its part.
 """
@@ -6,17 +6,14 @@ Each is tried out before anything slow, and refused in a sentence where it can't
 import inspect
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,7 +34,7 @@ def made(where: str, node: Any, **how: Any) -> Any:
     Raises:
         UserError: it has no `_target_`, or that can't be found, needs a package, or refuses.
     """
-    plain = _plain(node)
+    plain = plain_node(node)
     if not isinstance(plain, Mapping) or not isinstance(plain.get("_target_"), str):
         raise UserError(
             f"Expected {where} to have a _target_, the name of a class such as"
@@ -55,7 +52,8 @@ def made(where: str, node: Any, **how: Any) -> Any:
         ) from error
 
 
-def _plain(node: Any) -> Any:
+def plain_node(node: Any) -> Any:
+    """Settings as plain values, with what they refer to."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
@@ -249,47 +247,7 @@ def measure(
     return found
 
 
-# --- loggers and callbacks ------------------------------------------------------------------------
-
-
-def make_loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
-    """The loggers of the group `logger`, several at once or none.
-
-    A `save_dir` that is null is the run's folder; a `name` or `run_name` is what that is called.
-
-    Raises:
-        UserError: naming all that can't be made.
-    """
-    filled = {"save_dir": str(folder), "name": folder.name, "run_name": folder.name}
-    told = {
-        name: {**node, **{k: v for k, v in filled.items() if node.get(k, "") is None}}
-        if isinstance(node, Mapping)
-        else node
-        for name, node in (_plain(nodes) or {}).items()
-    }
-    return list(all_made("logger", told, Logger).values())
-
-
-def log_result(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Tell each logger the run's short settings and what came out; TensorBoard's HPARAMS tab."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(dict(settings), dict(metrics))
-        else:
-            logger.log_hyperparams(dict(settings))
-            logger.log_metrics(dict(metrics), trainer.global_step)
-        logger.save()
-
-
-@contextmanager
-def closing(loggers: Sequence[Logger]) -> Iterator[None]:
-    """At the end, close what Weights & Biases holds open: in a sweep, jobs would share a run."""
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            if isinstance(logger, WandbLogger) and logger._experiment is not None:
-                logger.experiment.finish()
+# --- callbacks ------------------------------------------------------------------------------------
 
 
 def make_callbacks(nodes: Mapping[str, Any] | None) -> list[Callback]:
