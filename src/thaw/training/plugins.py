@@ -1,4 +1,4 @@
-"""What settings bring by `_target_`: a loss, further metrics, callbacks, and how it is made.
+"""What settings bring by `_target_`: a loss, further metrics, callbacks.
 
 Each is tried out before anything slow, and refused in a sentence where it can't do its part.
 """
