@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import paint, refusal
+from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.models import VisionTransformer
 from torchvision.transforms import InterpolationMode
@@ -15,8 +16,8 @@ from thaw.data.dataset import cropped, cut_away, mean_cut_away, normalised, pixe
 from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.model import bundle
 from thaw.nets.fit import Padded, check_side, fitted, seen
-from thaw.nets.pretrained import small_cnn, timm
-from thaw.nets.weights import vit_positions
+from thaw.nets.matching import vit_positions
+from thaw.nets.pretrained import made
 
 WAYS = [*itertools.product(("crop", "squash", "pad"), (None, 96))]
 OWN = ImageClassification(crop_size=224)
@@ -86,11 +87,15 @@ def test_settings_that_say_nothing_new_are_not_passed_on():
 
 
 def test_nets_are_made_for_the_size():
-    assert small_cnn(size=64).input_size == 64
-    backbone = timm("test_vit", weights=None, size=96, fit="squash")
-    assert backbone.origin["kwargs"]["img_size"] == 96
+    def net(kind, **given):
+        return OmegaConf.create(
+            {"_target_": f"thaw.nets.pretrained.{kind}", "weights": None, **given}
+        )
+
+    assert made(net("small_cnn"), size=64).input_size == 64
+    backbone = made(net("timm", name="test_vit"), size=96, fit="squash")
+    assert backbone.transforms.resize_size == [96, 96]
     assert backbone(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
-    assert "data.size=90" in refusal(lambda: timm("test_vit", weights=None, size=90))
     assert "data.size=2" in refusal(check_side, torch.nn.Conv2d(3, 3, 3), "conv", 2)
 
 

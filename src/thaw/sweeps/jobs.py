@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
@@ -76,17 +75,18 @@ def backbone(arch: DictConfig, shared: bool, **seen: Any) -> "Backbone":
 
     Args:
         shared: keep it for the next job, which gets a copy.
-        seen: how it is to see photos (`thaw.nets.fit.seen`).
     """
+    from thaw.nets.pretrained import made
+
     if not shared:
-        return instantiate(arch, **seen)
+        return made(arch, **seen)
     key = f"{OmegaConf.to_yaml(arch, resolve=True)}{seen}"
     if key not in nets:
         nets.clear()
-        made = instantiate(arch, **seen)
-        if not made.pretrained:  # random weights are of the job's own seed
-            return made
-        nets[key] = made
+        net = made(arch, **seen)
+        if not net.pretrained:  # random weights are of the job's own seed
+            return net
+        nets[key] = net
     return copy.deepcopy(nets[key])
 
 
