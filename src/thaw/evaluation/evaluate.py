@@ -135,6 +135,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         [photos[i] for i in seen],
         root,
         model.temperature,
+        model.prior,
     )
 
 
@@ -194,6 +195,10 @@ def show(found: dict[str, Any]) -> None:
     values = found["scores"]
     rows = {
         "accuracy": f"{values['acc']:.1%}  ({_interval(values, 'acc')}, {found['photos']} photos)",
+        "balanced": f"accuracy {values['balanced_acc']:.1%}  ({_interval(values, 'balanced_acc')}),"
+        f" macro F1 {values['f1']:.1%}  ({_interval(values, 'f1')})",
+        "worst class": f"{values['worst_class']}: recall {values['worst_recall']:.1%}"
+        f"  ({_interval(values, 'worst_recall')})",
         "calibration": f"ECE {values['ece']:.1%}  ({_interval(values, 'ece')}),"
         f" Brier {values['brier']:.3f}, loss {values['loss']:.3f}",
     }
@@ -206,6 +211,11 @@ def show(found: dict[str, Any]) -> None:
         rows["uncalibrated"] = (
             "as it is: val shows no clear error of confidence (likelihood-ratio test, 5%), so"
             " nothing was changed"
+        )
+    if "ece_uncorrected" in values:
+        rows["real mix"] = (
+            f"ECE {values['ece_uncorrected']:.1%} without the correction of probabilities for how"
+            " often each class really comes (data.balance)"
         )
     if found["sets"]:
         held = found["sets"]

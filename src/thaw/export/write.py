@@ -77,7 +77,7 @@ def export(
 
             small = folder / "model.int8.onnx"
             quantize(file, small, nodes, photos.val, model.white)
-            found[small.name] = _cost(small, expected, photos, model.classes)
+            found[small.name] = _cost(small, expected, photos, model)
     say(f"written          {out}")
     return found
 
@@ -153,13 +153,15 @@ def _same(file: Path, expected: Rows, rows: Rows) -> dict[str, float]:
     return found
 
 
-def _cost(file: Path, expected: Rows, photos: Photos, classes: list[str]) -> dict[str, float]:
+def _cost(file: Path, expected: Rows, photos: Photos, model: bundle.Model) -> dict[str, float]:
     """What 8 bits cost in accuracy on test."""
     rows = _rows(onnx.load(file).predict(expected))
     labels = dict(zip(photos.test, photos.labels, strict=True))
+    prior = np.array(model.prior or 1.0)  # the label is as `decide` says it
 
     def accuracy(rows: Rows) -> float:
-        right = [classes[row.argmax()] == labels[photo] for photo, row in rows.items()]
+        said = {photo: model.classes[(row / prior).argmax()] for photo, row in rows.items()}
+        right = [label == labels[photo] for photo, label in said.items()]
         return sum(right) / len(right)
 
     found = _compare(expected, rows)

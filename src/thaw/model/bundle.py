@@ -25,6 +25,7 @@ from thaw.model.description import FORMAT
 from thaw.model.given import Photo, each, upright
 from thaw.model.prediction import Prediction, check_threshold, decide
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import Padded
 from thaw.nets.pretrained import build
 from thaw.runs.read import damage, read_json
 
@@ -49,6 +50,8 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")  # what `data.balance` hid, see `decide`
+        self.shift = torch.tensor(self.prior).log() if self.prior else 0.0
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
@@ -61,7 +64,7 @@ class Model:
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
-        return (self.logits(images) / self.temperature).softmax(dim=1)
+        return (self.logits(images) / self.temperature + self.shift).softmax(dim=1)
 
     def logits_of(
         self,
@@ -117,9 +120,9 @@ class Model:
         self, batches: Iterator[tuple[list[Path | str], torch.Tensor]], threshold: float | None
     ) -> Iterator[Prediction]:
         for names, logits in batches:
-            rows = (logits / self.temperature).softmax(dim=1).tolist()
+            rows = (logits / self.temperature + self.shift).softmax(dim=1).tolist()
             for name, row in zip(names, rows, strict=True):
-                yield decide(name, self.classes, row, threshold)
+                yield decide(name, self.classes, row, threshold, self.prior)
 
 
 def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:
@@ -282,11 +285,13 @@ def describe_transforms(transforms: ImageClassification) -> dict[str, Any]:
     """Plain values that say all about them."""
     keys = ("resize_size", "crop_size", "mean", "std", "antialias")
     values = {key: getattr(transforms, key) for key in keys}
-    return values | {"interpolation": transforms.interpolation.value}
+    values |= {"interpolation": transforms.interpolation.value}
+    return values | ({"pad": True} if isinstance(transforms, Padded) else {})
 
 
 def _transforms(values: dict[str, Any]) -> ImageClassification:
-    transforms = ImageClassification(
+    kind = Padded if values.get("pad") else ImageClassification
+    transforms = kind(
         crop_size=values["crop_size"][0],
         mean=values["mean"],
         std=values["std"],

@@ -38,6 +38,7 @@ class OnnxModel:
         self.temperature: float = info["temperature"]  # applied within the graph
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
@@ -87,7 +88,7 @@ class OnnxModel:
                 on_broken(error)
                 continue
             row = self.probabilities([image])[0].tolist()
-            yield decide(name, self.classes, row, threshold)
+            yield decide(name, self.classes, row, threshold, self.prior)
 
 
 def load(path: Path | str) -> OnnxModel:

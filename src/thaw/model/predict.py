@@ -12,7 +12,7 @@ from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import joined, printable, say
 from thaw.model import batch, unsure
-from thaw.model.prediction import Prediction, as_row
+from thaw.model.prediction import UNSURE, Prediction, as_row
 
 MOST_IN_FIGURE = 64
 
@@ -111,7 +111,7 @@ def _line(prediction: Prediction, labels: list[str] | None, top_k: int | None) -
     shown = ranked[:top_k] if top_k else labels
     if shown:
         return f"{text:<12} " + ", ".join(f"{name} {probabilities[name]:.1%}" for name in shown)
-    aside = "" if ranked[0] == prediction.label else f"  ({ranked[0]}?)"
+    aside = f"  ({ranked[0]}?)" if prediction.label == UNSURE else ""
     return f"{text:<12} {prediction.confidence:6.1%}{aside}"
 
 

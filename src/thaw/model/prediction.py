@@ -47,17 +47,27 @@ def decide(
     classes: Sequence[str],
     probabilities: Sequence[float],
     threshold: float | None,
+    prior: Sequence[float] | None = None,
 ) -> Prediction:
     """The most probable class, or "unsure" if its probability is below the threshold.
+
+    Args:
+        prior: each class's share of the photos trained on, if training weighed classes alike
+            (`data.balance`): the label is then the class that would be the most probable if each
+            were equally likely. Probabilities stay those for photos in their real mix.
 
     Raises:
         UserError: probabilities are no numbers.
     """
     if not all(map(math.isfinite, probabilities)):
         raise UserError(f"The model's answer to {path} isn't a number, so the model is damaged.")
-    confidence = max(probabilities)
+    scores = [
+        p / share for p, share in zip(probabilities, prior or [1.0] * len(classes), strict=True)
+    ]
+    said = scores.index(max(scores))
+    confidence = probabilities[said]
     sure = threshold is None or confidence >= threshold
-    label = classes[probabilities.index(confidence)] if sure else aside(UNSURE, classes)
+    label = classes[said] if sure else aside(UNSURE, classes)
     by_class = dict(zip(classes, probabilities, strict=True))
     return Prediction(str(path), label, confidence, by_class)
 

@@ -85,7 +85,7 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
             row = model.probabilities([image])[0].tolist()
             if not all(map(math.isfinite, row)):
                 raise UserError(f"The model's answer to {photo} isn't a number.")
-            found = vars(decide(photo, model.classes, row, model.threshold)).copy()
+            found = vars(decide(photo, model.classes, row, model.threshold, model.prior)).copy()
             del found["path"]
             if explained:
                 with suppress(UserError):  # a net without places has no explanation, but an answer

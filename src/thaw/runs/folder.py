@@ -139,7 +139,8 @@ def check_unchanged(run: RunFolder, now: Mapping[str, Any]) -> None:
     if run.settings is None:
         return
     before = shipped.with_defaults(run.settings, read.choices(run.path))
-    asides = {"resume", "resume_with_changes", "debug", "cache"}  # they change no result
+    # They change no result.
+    asides = {"resume", "resume_with_changes", "debug", "cache", "logger", "metrics"}
     changed = differences(
         {key: value for key, value in before.items() if key not in asides},
         {key: value for key, value in now.items() if key not in asides},
