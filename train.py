@@ -91,6 +91,8 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     from thaw.training.trainer import make_trainer
     from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
+    run.claim()
+
     def seed() -> None:
         cli.check_seed(cfg.seed)
         torch.manual_seed(cfg.seed)  # before the net is built: it may begin with random weights
@@ -102,7 +104,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
         lambda: check_optimizer(instantiate(cfg.optimizer)),
         lambda: instantiate(cfg.augment),
         lambda: jobs.backbone(cfg.arch),
-        lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
+        lambda: instantiate(cfg.data, seed=cfg.seed).of(run.path).checked(),
     )
     schedule.check(backbone)
     data.ready()  # a download begins when all else is right
@@ -147,12 +149,15 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
     if not trainer.is_global_zero:
         return history.best[MONITOR]
     clock.seconds["seconds/features"] = extractor.seconds
-    photos = [sample.path for sample in data.splits["test"]]
+    tested = [data.splits["test"][i] for i in test["index"].tolist()]
+    photos = [sample.path for sample in tested]
     alone = HydraConfig.get().mode is RunMode.RUN  # a sweep draws figures of its own
-    found = scores.report(val, test, data.classes, photos, data.root, run.path, figures=alone)
+    about = (data.classes, photos, data.root, run.path)
+    groups = [sample.group for sample in tested]
+    found = scores.report(val, test, *about, groups=groups, figures=alone)
     test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
     metrics = report.metrics(test, backbone, history, staged, clock.seconds)
-    metrics |= forgotten | found.metrics
+    metrics |= forgotten | data.counts() | found.metrics
     metrics["model/bytes"] = bundle.save(
         run.path / "model",
         backbone,

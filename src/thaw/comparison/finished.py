@@ -116,7 +116,7 @@ def _read(folder: Path, status: Mapping[str, Any]) -> Run:
         metrics=metrics,
         history=history,
         right=_right(folder / "predictions.csv"),
-        val=frozenset(split["val"]),
+        val=frozenset(p if isinstance(p, str) else p["path"] for p in split["val"]),
         device=_device(folder),
         updated=status["updated"],
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from thaw.errors import UserError
@@ -20,6 +21,7 @@ class Answers:
         photos: what each photo is called.
         root: the folder that these names begin in.
         temperature: what the logits are divided by.
+        groups: what each photo belongs with; photos without are groups of one.
 
     Raises:
         UserError: there are no photos, or logits that are no numbers.
@@ -31,6 +33,7 @@ class Answers:
     photos: list[str]
     root: Path
     temperature: float = 1.0
+    groups: list[str | None] | None = None
 
     def __post_init__(self) -> None:
         broken = int((~self.logits.isfinite().all(dim=1)).sum())
@@ -67,6 +70,15 @@ class Answers:
     def of_label(self) -> Tensor:
         """The probability of the right one, `[N]`."""
         return self.probabilities.gather(1, self.labels[:, None])[:, 0]
+
+    @cached_property
+    def group_of_each(self) -> Tensor | None:
+        """The number of each photo's group, `[N]`; None where there are no groups."""
+        if not self.groups or not any(self.groups):
+            return None
+        names = [name or i for i, name in enumerate(self.groups)]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([numbers[name] for name in names])
 
     def worst(self, most: int) -> list[int]:
         """Indices of the wrong labels that it was surest of."""

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich import get_console
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from thaw.data.listing import layout
 from thaw.data.photos import BrokenPhoto
-from thaw.data.splits import Folder
 from thaw.errors import UserError
 from thaw.evaluation import figures as evaluate_figures
 from thaw.evaluation.answers import Answers
@@ -23,7 +23,14 @@ from thaw.model import bundle, unsure
 
 log = logging.getLogger(__name__)
 
-Labelled = tuple[Path, list[str], list[int]]  # a root, the photos below it, their labels
+
+class Labelled(NamedTuple):
+    """Photos below a root, what is on them, and what they belong with."""
+
+    root: Path
+    photos: list[str]
+    labels: list[int]
+    groups: list[str | None] | None = None
 
 
 def evaluate(
@@ -102,7 +109,7 @@ def _choose(
 
 def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     """Let the model label photos; those that can't be decoded are named and left out."""
-    root, photos, labels = labelled
+    root, photos, labels, groups = labelled
     paths = {root / photo: i for i, photo in enumerate(photos)}
     broken: list[BrokenPhoto] = []
     logits, seen = [], []
@@ -129,6 +136,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         [photos[i] for i in seen],
         root,
         model.temperature,
+        groups and [groups[i] for i in seen],
     )
 
 
@@ -150,37 +158,42 @@ def _read_splits(run: Path) -> dict[str, Any]:
 
 
 def _own_photos(splits: dict[str, Any], split: str) -> Labelled:
-    """Photos of a split, labelled by the folder that they are in."""
+    """Photos of a split, with the labels that they were trained with."""
+    classes, photos = splits["classes"], splits[split]
+    if not photos or not isinstance(photos[0], str):
+        labels = [classes.index(photo["label"]) for photo in photos]
+        paths = [photo["path"] for photo in photos]
+        return Labelled(Path(splits["root"]), paths, labels, [p["group"] for p in photos])
+    return _by_folder(splits, split)
+
+
+def _by_folder(splits: dict[str, Any], split: str) -> Labelled:
+    """Photos of a run that wrote no labels down: they are named by the folder that they are in."""
     classes = splits["classes"]
     every = [PurePosixPath(p).parts for name in ("train", "val", "test") for p in splits[name]]
     # `cat/1.jpg` or `train/cat/1.jpg`: the place where each path has a class
     place = next(i for i in range(9) if all(len(p) > i + 1 and p[i] in classes for p in every))
     photos = splits[split]
     labels = [classes.index(PurePosixPath(photo).parts[place]) for photo in photos]
-    return Path(splits["root"]), photos, labels
+    return Labelled(Path(splits["root"]), photos, labels)
 
 
 def _labelled_folder(root: Path, classes: list[str]) -> Labelled:
     """Photos of a folder a class; says which classes are unknown, and which are missing."""
-    if not root.is_dir():
-        raise UserError(f"Expected a folder of photos in --data {root}, but there is none.")
-    folder = Folder(root)
-    unknown = [name for name in folder.classes if name not in classes]
-    missing = [name for name in classes if name not in folder.classes]
-    if len(missing) == len(classes):
-        raise UserError(
-            f"Expected one folder a class in {root}, of the classes {classes}, got"
-            f" {folder.classes or 'no folders'}."
-        )
+    listing = layout.one(root, classes)
+    known = [entry for entry in listing.entries if entry.label in classes]
+    names = {entry.label for entry in listing.entries} | {name for _, name in listing.empty}
+    unknown, missing = sorted(names - set(classes)), sorted(set(classes) - names)
+    for note in listing.notes:
+        print(note)
     if unknown:
         print(f"left out, since the model doesn't know them: {', '.join(unknown)}")
     if missing:
         print(f"no photos of: {', '.join(missing)}")
-    known = [(path, label) for path, label in folder.samples if folder.classes[label] in classes]
-    photos = [Path(path).relative_to(root).as_posix() for path, _ in known]
-    if not photos:
-        raise UserError(f"Expected photos in the class folders of {root}, but there are none.")
-    return root, photos, [classes.index(folder.classes[label]) for _, label in known]
+    if listing.unused:
+        print(f"not used: {', '.join(listing.unused)}")
+    labels = [classes.index(entry.label) for entry in known]
+    return Labelled(root, [entry.path for entry in known], labels)
 
 
 # --- the terminal ---------------------------------------------------------------------------------
@@ -190,7 +203,8 @@ def show(found: dict[str, Any]) -> None:
     """Print the numbers of `evaluate.facts`."""
     values = found["scores"]
     rows = {
-        "accuracy": f"{values['acc']:.1%}  ({_interval(values, 'acc')}, {found['photos']} photos)",
+        "accuracy": f"{values['acc']:.1%}  ({_interval(values, 'acc')}, {found['photos']} photos"
+        + (f", drawn by their {values['groups']} groups)" if "groups" in values else ")"),
         "calibration": f"ECE {values['ece']:.1%}  ({_interval(values, 'ece')}),"
         f" Brier {values['brier']:.3f}, loss {values['loss']:.3f}",
     }

@@ -99,7 +99,10 @@ def _find(run: Path, data: Path | None, int8: bool) -> Photos:
     if file.is_file():
         splits = json.loads(file.read_text(encoding="utf-8"))
         root = Path(data or splits["root"])
-        val, test = ([root / photo for photo in splits[split]] for split in ("val", "test"))
+        val, test = (
+            [root / (p if isinstance(p, str) else p["path"]) for p in splits[split]]
+            for split in ("val", "test")
+        )
         gone = [photo for photo in (*test, *(val if int8 else ())) if not photo.is_file()]
         if not gone:
             with (run / "predictions.csv").open(newline="", encoding="utf-8") as rows:

@@ -136,7 +136,8 @@ def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[s
     """Rows of `predictions.csv`: path, label, prediction, confidence, and a column a class."""
     probabilities = results["logits"].softmax(dim=1)  # [N, classes]
     rows = []
-    for sample, row in zip(data.splits["test"], probabilities.tolist(), strict=True):
+    samples = [data.splits["test"][i] for i in results["index"].tolist()]
+    for sample, row in zip(samples, probabilities.tolist(), strict=True):
         confidence = max(row)
         values = {
             "path": sample.path,

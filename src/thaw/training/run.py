@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 
@@ -34,6 +35,7 @@ class RunFolder:
         self.writes = writes  # of several processes that train together, one does
         self.checkpoints = path / "checkpoints"
         self.began = False  # by this process
+        self.lock = FileLock(path / ".lock")
 
     def __str__(self) -> str:
         """The path as a user in this directory would type it."""
@@ -72,6 +74,28 @@ class RunFolder:
         """The contents of `metrics.json`."""
         return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
 
+    def claim(self) -> None:
+        """Keep other processes from training in this folder, until it ends or this one does.
+
+        Raises:
+            UserError: another one does.
+        """
+        if not self.writes:
+            return
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            who = self.status.get("pid")
+            raise UserError(
+                f"Expected {self} to be free, but another process"
+                f"{f' ({who})' if who else ''} is training in it; wait for it, or start a new run."
+            ) from error
+
+    def _release(self) -> None:
+        if self.lock.is_locked:
+            self.lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+
     def begin(self, split: dict[str, Any], environment: dict[str, Any]) -> None:
         """Mark the run as running, and write what it runs on.
 
@@ -81,13 +105,11 @@ class RunFolder:
         path = self.path / "split.json"
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            changed = [
-                key for key in ("classes", "train", "val", "test") if before[key] != split[key]
-            ]
+            changed = _differences(before, split)
             if changed:
                 raise UserError(
-                    f"The photos in {split['root']} aren't those that the run began with"
-                    f" ({', '.join(changed)} differ from {path}); start a new run."
+                    f"The photos in {split['root']} aren't those that the run began with, see"
+                    f" {path}: {'; '.join(changed)}; put them back, or start a new run."
                 )
         if self.writes:
             write_json(path, split)
@@ -97,6 +119,7 @@ class RunFolder:
 
     def end(self, state: str, reason: BaseException, keep: bool = False) -> None:
         """Mark a run that broke off; a folder in which none began is removed unless `keep`."""
+        self._release()
         before = self.status.get("state", "failed")
         if not self.writes or (before != "failed" and not self.began):
             return  # what an earlier process left stays as it is where this one was refused
@@ -119,12 +142,33 @@ class RunFolder:
         write_csv(self.path / "predictions.csv", predictions)
         write_json(self.path / "metrics.json", metrics)
         self._set("done")
+        self._release()
 
     def _set(self, state: str, **facts: Any) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         started = self.status.get("started", now)  # that of the run's first process
         values = {"state": state, "started": started, "updated": now, "pid": os.getpid(), **facts}
         write_json(self.path / "status.json", values)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two `split.json`, in words."""
+    found = [f"classes were {before['classes']}"] if before["classes"] != now["classes"] else []
+    for split in ("train", "val", "test"):
+        was, has = before[split], now[split]
+        if was and isinstance(was[0], str):  # of before photos had labels there
+            has = [photo["path"] for photo in has]
+        if was == has:
+            continue
+        old, new = (
+            {p if isinstance(p, str) else p["path"] for p in photos} for photos in (was, has)
+        )
+        less, more = sorted(old - new), sorted(new - old)
+        words = [f"{len(less):,} are gone ({less[0]})" if less else ""]
+        words += [f"{len(more):,} are new ({more[0]})" if more else ""]
+        why = ", ".join(filter(None, words)) or "labels, groups or their order are others"
+        found.append(f"{split}: {why}")
+    return found
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
