@@ -164,6 +164,7 @@ def fit_and_test(cfg: DictConfig, run: "RunFolder") -> float:
         data.classes,
         metrics=metrics,
         data_sha256=data.digest(),
+        white=data.white,
         **found.bundle,
     )
     choices: dict[str, str] = HydraConfig.get().runtime.choices

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.augment import Augment
 from thaw.data.cache import Rows
@@ -94,9 +94,10 @@ class PhotoFolder(LightningDataModule):
         self.settled: Settled | None = None
         self.cut: dict[str, str] = {}  # how splits came about that are no folders
         self.broken: dict[str, str] = {}  # photos of the splits that can't be decoded now, and why
-        self.transforms: Callable[[Any], Tensor] | None = None
+        self.transforms: ImageClassification | None = None
         self.augment: Augment | None = None
         self.features: dict[str, Rows] = {}  # of splits that are read from the cache now
+        self.white: dict[str, float] = {}  # in photos of more than 8 bits, see `deep`
         self.contents: dict[str, str] = {}  # photo's path → sha256 of its bytes
 
     def _check_arguments(self, texts: dict[str, Any], options: dict[str, Any]) -> None:
@@ -285,7 +286,9 @@ class PhotoFolder(LightningDataModule):
     def _loader(self, split: str, **kwargs: Any) -> Batches:
         assert self.transforms is not None, "a backbone's transforms come first"
         augment = self.augment if split == "train" else None
-        dataset = PhotoDataset(self.root, self.splits[split], self.transforms, augment, self.seed)
+        dataset = PhotoDataset(
+            self.root, self.splits[split], self.transforms, augment, self.seed, self.white
+        )
         loader = DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -29,10 +29,10 @@ from thaw.nets.fuse import fused
 from thaw.training.unfreezing import gathered
 
 log = logging.getLogger(__name__)
-FORMAT = 2  # of the decoding and the cutting: another number makes all features anew
+FORMAT = 3  # of the decoding and the cutting: another number makes all features anew
 BATCH = 16  # photos; always as many, or the same photo's last bits would depend on its neighbours
 SEGMENT = 64 * 2**20  # bytes that are computed before they are written
-VERSIONS = ("torch", "torchvision", "pillow")
+VERSIONS = ("torch", "torchvision", "pillow", "pillow-heif")
 
 
 class TooLarge(OSError):
@@ -115,6 +115,7 @@ class Extractor:
             "batch": BATCH,
             "prefix": here.prefix_digest,
             "transforms": describe_transforms(self.backbone.transforms),
+            "white": self.data.white,
             "precision": self.precision,
             "device": self.device.type,
             "fused": self.fuses is not None,
@@ -210,7 +211,8 @@ class Extractor:
 
         def load(name: str) -> Tensor:
             digest, _, view = name.partition("-")
-            return pixels(see, makers[int(view or 0)](load_photo(paths[digest])))
+            photo = load_photo(paths[digest], self.data.white)
+            return pixels(see, makers[int(view or 0)](photo))
 
         def images(names: list[str], futures: list[Future[Tensor]]) -> Tensor:
             whole = []
