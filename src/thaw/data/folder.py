@@ -20,7 +20,7 @@ from torchvision.transforms._presets import ImageClassification
 from thaw.data.augment import Augment
 from thaw.data.cache import Rows
 from thaw.data.dataset import Batches, EpochShuffle, InOrder, PhotoDataset, collate
-from thaw.data.known import Known
+from thaw.data.listing.known import Known
 from thaw.data.listing import layout, table
 from thaw.data.listing.faults import MOST_BROKEN
 from thaw.data.listing.settle import Settled, Wishes, settle

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thaw.data.known import Known
+from thaw.data.listing.known import Known
 from thaw.data.listing import faults, fixes, groups
 from thaw.data.listing.listed import Listing, few
 from thaw.data.splits import NAMES, Sample, cut, together
