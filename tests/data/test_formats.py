@@ -64,6 +64,17 @@ def test_each_format_is_found_and_decoded_whatever_its_name(tmp_path: Path, suff
         assert np.array_equal(found, np.asarray(load_photo(io.BytesIO(file.read()))))
 
 
+def test_names_of_other_formats_are_counted(tmp_path: Path):
+    picture().save(tmp_path / "a.jpg", "PNG")
+    picture().save(tmp_path / "b.JPG", "PNG")
+    picture().save(tmp_path / "c.jpg", "JPEG")
+    picture().save(tmp_path / "d.mpo", "MPO")
+    picture().save(tmp_path / "without", "PNG")
+    paths = find(tmp_path).photos
+    assert broken_photos(paths) == {}
+    assert photos.misnamed(paths) == {".jpg: PNG": 2}
+
+
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("kind", ["AVIF", "HEIF", "HEIF with EXIF alone", "MPO"])
 def test_photos_of_phones_are_turned_upright(tmp_path: Path, orientation: int, kind: str):

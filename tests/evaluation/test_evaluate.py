@@ -326,12 +326,15 @@ def test_a_target_chooses_a_threshold_on_val_which_predict_then_uses(script, run
     model = thaw.load(run)
     split = json.loads((run / "split.json").read_text())
     root = Path(split["root"])
-    val = [prediction.confidence for prediction in model.predict([root / p["path"] for p in split["val"]])]
+    val = [
+        prediction.confidence
+        for prediction in model.predict([root / p["path"] for p in split["val"]])
+    ]
     assert min(val) <= model.threshold <= max(val)
     assert model.info["promise"]["coverage"] == 0.5
     assert len(model.conformal) == len(val)
     found = json.loads((run / "evaluation.json").read_text())["unsure"]
-    unsure = [p.label for p in model.predict(root / p["path"] for p in split["test"])].count("unsure")
+    unsure = [p.label for p in model.predict(paths["test"])].count("unsure")
     assert found["unsure"] == unsure
 
 

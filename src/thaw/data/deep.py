@@ -93,8 +93,13 @@ class Values:
         """The photo in 8 bits, RGB, from black to `white`, or to that of its own."""
         if white is None:
             white = white_of([(self.kind, self.peak())])[self.kind]
-        parts = [np.clip(rows, 0, white) * 255 // white for rows in self]
-        return Image.fromarray(np.concatenate(parts).astype(np.uint8)).convert("RGB")
+        width, height = self.upper.size
+        seen = np.empty((height, width, 3) if self.coloured else (height, width), np.uint8)
+        top = 0
+        for rows in self:
+            seen[top : top + len(rows)] = np.clip(rows, 0, white) * 255 // white
+            top += len(rows)
+        return Image.fromarray(seen).convert("RGB")
 
 
 def _swapped(arguments: str | tuple) -> str | tuple:

@@ -20,11 +20,11 @@ from torchvision.transforms._presets import ImageClassification
 from thaw.data.augment import Augment
 from thaw.data.cache import Rows
 from thaw.data.dataset import Batches, EpochShuffle, InOrder, PhotoDataset, collate
-from thaw.data.listing.known import Known
 from thaw.data.listing import layout, table
 from thaw.data.listing.faults import MOST_BROKEN
+from thaw.data.listing.known import Known
 from thaw.data.listing.settle import Settled, Wishes, settle
-from thaw.data.photos import BrokenPhoto
+from thaw.data.photos import BrokenPhoto, misnamed, white_of
 from thaw.data.splits import Sample
 from thaw.errors import UserError
 
@@ -176,6 +176,13 @@ class PhotoFolder(LightningDataModule):
             log.info(note)
         for warning in settled.warnings:
             log.warning("%s.", warning[0].upper() + warning[1:])
+        opened = [self.root / s.path for k in ("train", "val") for s in settled.splits[k]]
+        if wrong := misnamed(opened):
+            names = ", ".join(f"{count:,} {name}" for name, count in wrong.most_common())
+            log.info("photos are known by their content, not by their name (%s)", names)
+        self.white = white_of(opened)
+        for kind, white in self.white.items():
+            log.info("photos of more than 8 bits (%ss): %g is white, 0 is black", kind, white)
         self.settled, self.broken = settled, settled.broken
         self.classes, self.splits, self.cut = settled.classes, settled.splits, settled.cut
 

@@ -1,31 +1,23 @@
 """Photo files: decoding each the same way wherever Thaw meets it."""
 
-import ctypes
 import hashlib
-import logging
-import os
-import stat
-import struct
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
 
-import PIL
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from thaw.data import deep
-from thaw.data.find import format_of
+from thaw.data.find import EXTENSIONS
+from thaw.data.opening import opened, printable, reason
 from thaw.errors import UserError
 
-MEGAPIXELS = 120  # of a photo, decoded; phones make 108
-LONGEST = 100_000  # pixels of a side
-SLOW_MEGAPIXELS = 4  # of a photo that is decoded in Python
-SCANS = 1500  # megapixels times the passes that a progressive JPEG takes over them
 # What undoes each EXIF orientation, as `ImageOps.exif_transpose`.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,8 +30,6 @@ TURNS = {
 }
 ORIENTATION = 0x0112
 
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong is said by `BrokenPhoto`
-
 
 class BrokenPhoto(UserError):
     """A photo can't be decoded, for this reason."""
@@ -50,10 +40,6 @@ class BrokenPhoto(UserError):
             f"Expected a photo in {printable(str(path))}, but it can't be decoded ({reason});"
             " repair or remove it."
         )
-
-
-class _Unfit(Exception):
-    """A reason in our own words."""
 
 
 class _Quiet:
@@ -107,7 +93,7 @@ def load_photo(path: Path | str | BinaryIO, white: deep.White | None = None) -> 
                 turn = _turn(image)
                 return seen if turn is None else seen.transpose(turn)
         except Exception as error:
-            raise BrokenPhoto(path, _reason(error)) from error
+            raise BrokenPhoto(path, reason(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -117,211 +103,78 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What puts a photo upright, once it is loaded."""
+    """What puts a photo upright, once it is loaded; TIFF and HEIF have turned theirs by then."""
     try:
-        orientation = image.getexif().get(
-            ORIENTATION
-        )  # TIFF and HEIF have turned theirs themselves
+        orientation = image.getexif().get(ORIENTATION)
     except Exception:  # a damaged block doesn't harm the pixels
         return None
     orientation = image.info.get("only_in_exif", orientation)
     return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
-# --- opening --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def opened(path: Path | str | BinaryIO) -> Iterator[Image.Image]:
-    """A photo that is known by its content, within the limits, and not loaded yet.
-
-    Only the reader of its format sees it: Pillow has others, of which one starts a program.
-    """
-    head = _head(path)
-    kind = format_of(head)
-    if kind is None:
-        raise _Unfit(_what(head))
-    if kind == "WEBP":  # it makes room for its pixels on opening
-        _check_size(*_webp_size(head))
-    if kind == "HEIF":
-        _read_heif()
-    _quieten_libtiff()
-    try:
-        image = Image.open(path, formats=[kind])
-    except (UnidentifiedImageError, SyntaxError) as error:
-        raise _Unfit(f"a damaged {kind}, or of a sort that can't be read") from error
-    with image:
-        _check_size(*image.size)
-        slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", []))
-        if slow and _megapixels(image) > SLOW_MEGAPIXELS:
-            raise _Unfit(
-                f"a {kind} of this sort may have {SLOW_MEGAPIXELS} megapixels, it has"
-                f" {_megapixels(image):.0f}"
-            )
-        if image.info.get("progressive"):
-            _check_scans(path, image)
-        if kind == "HEIF":
-            start = _head(path, 2**16)
-            # These turn a HEIF, and have done so on opening; some programs write EXIF alone.
-            if b"irot" not in start and b"imir" not in start:
-                image.info["only_in_exif"] = image.info.get("original_orientation")
-        yield image
-
-
-def _head(path: Path | str | BinaryIO, count: int = 32) -> bytes:
-    """A file's first bytes."""
-    if isinstance(path, Path | str):
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # reading a pipe would wait forever
-            raise _Unfit("a folder" if stat.S_ISDIR(mode) else "neither file nor folder")
-        with open(path, "rb", buffering=0) as file:
-            start = file.read(count)
-    else:
-        path.seek(0)
-        start = path.read(count)
-        path.seek(0)
-    if not start:
-        raise _Unfit("the file is empty")
-    return start
-
-
-def _check_size(width: int, height: int) -> None:
-    megapixels = width * height / 1e6
-    if megapixels > MEGAPIXELS:
-        raise _Unfit(f"it has {megapixels:,.0f} megapixels, and at most {MEGAPIXELS} are decoded")
-    if max(width, height) > LONGEST:
-        raise _Unfit(
-            f"it is {max(width, height):,} pixels long, and at most {LONGEST:,} are decoded"
-        )
-
-
-def _megapixels(image: Image.Image) -> float:
-    return image.width * image.height / 1e6
-
-
-def _check_scans(path: Path | str | BinaryIO, image: Image.Image) -> None:
-    """A progressive JPEG may go over its pixels thousands of times."""
-    content = Path(path).read_bytes() if isinstance(path, Path | str) else _all(path)
-    if _megapixels(image) * content.count(b"\xff\xda") > SCANS:
-        raise _Unfit("a progressive JPEG with too many passes")
-
-
-def _all(file: BinaryIO) -> bytes:
-    place = file.tell()
-    file.seek(0)
-    content = file.read()
-    file.seek(place)
-    return content
-
-
-def _webp_size(head: bytes) -> tuple[int, int]:
-    """Width and height of a WebP, in whichever of its three ways they are stored."""
-    if head[12:16] == b"VP8X":
-        sides = (int.from_bytes(head[i : i + 3], "little") + 1 for i in (24, 27))
-    elif head[12:16] == b"VP8L":
-        bits = int.from_bytes(head[21:25], "little")
-        sides = ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    else:
-        sides = (side & 0x3FFF for side in struct.unpack("<HH", head[26:30].ljust(4, b"\0")))
-    width, height = sides
-    return width, height
-
-
-@cache
-def _read_heif() -> None:
-    from pillow_heif import register_heif_opener  # only those who have such photos wait for it
-
-    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
-
-
-@cache
-def _quieten_libtiff() -> None:
-    """libtiff writes to stderr what is wrong with a file, in words for programmers."""
-    folder = Path(PIL.__file__).parent
-    for place in (folder.with_name("pillow.libs"), folder / ".dylibs"):
-        for library in place.glob("libtiff*"):
-            for handler in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
-                getattr(ctypes.CDLL(str(library)), handler)(None)
-
-
-# --- reasons --------------------------------------------------------------------------------------
-
-
-def _what(head: bytes) -> str:
-    """What a file is that is no photo."""
-    others = {
-        "a web page": (b"<!doctype html", b"<html", b"<head", b"<body"),
-        "an SVG drawing": (b"<svg", b"<?xml"),
-        "a PDF": (b"%pdf",),
-        "an archive": (b"pk\3\4", b"rar!", b"7z\xbc\xaf", b"\x1f\x8b"),
-        "a Photoshop file": (b"8bps",),
-        "an EPS": (b"%!ps",),
-        "a pointer of Git LFS: git lfs pull": (b"version https://git-lfs",),
-    }
-    lower = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for name, begins in others.items():
-        if lower.startswith(begins):
-            return f"not an image, but {name}"
-    if head[4:8] == b"ftyp":
-        return "not an image, but a film"
-    if len(head) >= 16 and all(byte in b"\t\r\n" or 32 <= byte != 127 for byte in head):
-        return "not an image, but text" if head.isascii() else "not an image"
-    return "not an image"
-
-
-def _reason(error: Exception) -> str:
-    known: dict[type[Exception], str] = {
-        FileNotFoundError: "no such file",
-        PermissionError: "there is no permission to read it",
-        MemoryError: "it needs more memory than there is",
-        Image.DecompressionBombError: f"it has more than {MEGAPIXELS} megapixels",
-    }
-    text = printable(str(error)) or type(error).__name__
-    return known.get(type(error), text if len(text) < 200 else text[:200] + "…")
-
-
-def printable(text: str) -> str:
-    """On one line, without the codes that make a terminal do things, and in valid UTF-8."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
-
-
 # --- many of them ---------------------------------------------------------------------------------
+
+
+Version = tuple[Path, int, int]  # path, bytes, time of change
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a photo that decodes.
+
+    Args:
+        format: that of its content.
+        peak: kind and largest value, where a channel has more than 8 bits.
+    """
+
+    format: str
+    peak: tuple[str, float] | None
 
 
 def broken_photos(paths: list[Path]) -> dict[Path, str]:
     """Photos that don't decode, with the reason. JPEGs are decoded at 1/8 size, which is fast."""
-    unseen = [path for path in paths if _version(path) not in _whole]
+    unseen = [path for path in paths if version(path) not in decoded]
     with ThreadPoolExecutor() as pool:
         found = dict(zip(unseen, pool.map(_look, unseen), strict=True))
-    whole = {path: seen for path, seen in found.items() if not isinstance(seen, str)}
-    _whole.update((_version(path), seen) for path, seen in whole.items())
+    whole = {path: seen for path, seen in found.items() if isinstance(seen, Seen)}
+    decoded.update((version(path), seen) for path, seen in whole.items())
     return {path: seen for path, seen in found.items() if isinstance(seen, str)}
 
 
 def white_of(paths: list[Path]) -> dict[str, float]:
     """What is white in photos of more than 8 bits, which `broken_photos` has seen; see `deep`."""
-    return deep.white_of(peak for path in paths if (peak := _whole.get(_version(path))))
+    return deep.white_of(seen.peak for _, seen in _seen(paths) if seen.peak)
+
+
+def misnamed(paths: list[Path]) -> Counter[str]:
+    """How many photos that `broken_photos` has seen have another format's name: `.jpg: PNG`."""
+    named = ((path.suffix.lower(), seen.format) for path, seen in _seen(paths))
+    return Counter(f"{n}: {f}" for n, f in named if n and EXTENSIONS.get(n) != f)
+
+
+def _seen(paths: list[Path]) -> Iterator[tuple[Path, Seen]]:
+    for path in paths:
+        if seen := decoded.get(version(path)):
+            yield path, seen
 
 
 def digests(paths: list[Path]) -> list[str]:
     """sha256 of files' bytes, which are read again only if their size or time has changed."""
-    versions = [_version(path) for path in paths]
-    unread = [version for version in versions if version not in _digests]
+    versions = [version(path) for path in paths]
+    unread = [version for version in versions if version not in contents]
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda v: hashlib.sha256(v[0].read_bytes()).hexdigest(), unread)
-        _digests.update(zip(unread, found, strict=True))
-    return [_digests[version] for version in versions]
+        contents.update(zip(unread, found, strict=True))
+    return [contents[version] for version in versions]
 
 
-Peak = tuple[str, float]  # kind and largest value of a photo of more than 8 bits
 # All jobs of a sweep ask for the same photos.
-_whole: dict[tuple[Path, int, int], Peak | None] = {}  # that decoded
-_digests: dict[tuple[Path, int, int], str] = {}
+decoded: dict[Version, Seen] = {}  # that decoded
+contents: dict[Version, str] = {}  # sha256
 
 
-def _version(path: Path) -> tuple[Path, int, int]:
+def version(path: Path) -> Version:
+    """What tells whether a photo is still the one that was read."""
     try:
         stat = path.stat()
     except OSError:  # a link that leads nowhere
@@ -329,16 +182,17 @@ def _version(path: Path) -> tuple[Path, int, int]:
     return path, stat.st_size, stat.st_mtime_ns
 
 
-def _look(path: Path) -> Peak | str | None:
-    """Why a photo is broken; or what is to be known of a whole one."""
+def _look(path: Path) -> Seen | str:
+    """What is to be known of a photo, or why it is broken."""
     with _quiet:
         try:
             with opened(path) as image:
+                format = "JPEG" if image.format == "MPO" else str(image.format)
                 if kind := deep.kind(image):
-                    return kind, deep.Values(partial(opened, path)).peak()
-                if image.format in ("JPEG", "MPO"):
+                    return Seen(format, (kind, deep.Values(partial(opened, path)).peak()))
+                if format == "JPEG":
                     image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
         except Exception as error:
-            return _reason(error)
-    return None
+            return reason(error)
+    return Seen(format, None)

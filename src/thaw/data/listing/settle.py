@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thaw.data.listing.known import Known
 from thaw.data.listing import faults, fixes, groups
+from thaw.data.listing.known import Known
 from thaw.data.listing.listed import Listing, few
 from thaw.data.splits import NAMES, Sample, cut, together
 from thaw.errors import UserError
