@@ -326,10 +326,8 @@ def test_a_target_chooses_a_threshold_on_val_which_predict_then_uses(script, run
     model = thaw.load(run)
     split = json.loads((run / "split.json").read_text())
     root = Path(split["root"])
-    val = [
-        prediction.confidence
-        for prediction in model.predict([root / p["path"] for p in split["val"]])
-    ]
+    paths = {name: [root / p["path"] for p in split[name]] for name in ("val", "test")}
+    val = [prediction.confidence for prediction in model.predict(paths["val"])]
     assert min(val) <= model.threshold <= max(val)
     assert model.info["promise"]["coverage"] == 0.5
     assert len(model.conformal) == len(val)
