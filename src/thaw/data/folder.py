@@ -24,6 +24,7 @@ from thaw.data.listing import layout, table
 from thaw.data.listing.faults import MOST_BROKEN
 from thaw.data.listing.known import Known
 from thaw.data.listing.settle import Settled, Wishes, settle
+from thaw.data.listing.tree import CLASSES
 from thaw.data.photos import BrokenPhoto, misnamed, white_of
 from thaw.data.splits import Sample
 from thaw.errors import UserError
@@ -72,7 +73,7 @@ class PhotoFolder(LightningDataModule):
         group: str | None = None,
         fixes: str | None = None,
         on_error: str = "exclude",
-        check: str = "warn",
+        check: str | bool = "warn",
         known: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -81,6 +82,7 @@ class PhotoFolder(LightningDataModule):
         self.fractions = {"test": test_fraction, "val": val_fraction}
         self.batch_size, self.workers, self.source, self.seed = batch_size, workers, source, seed
         texts = {"root": root, "file": file, "group": group, "fixes": fixes, "known": known}
+        check = "off" if check is False else str(check)  # False is how YAML reads off
         options = {"classes": classes, "on_error": on_error, "check": check}
         self._check_arguments(texts, options)
         self.given_root, self.file, fixed, known_file = map(_place, (root, file, fixes, known))
@@ -116,7 +118,7 @@ class PhotoFolder(LightningDataModule):
             good = isinstance(name, str) or (name is None and split != "train")
             checks[split] = (good, name, "the name of a folder" + " or null" * (split != "train"))
         valid = {
-            "classes": (*layout.CLASSES, None),
+            "classes": (*CLASSES, None),
             "on_error": ("exclude", "fail"),
             "check": ("warn", "strict", "off"),
         }

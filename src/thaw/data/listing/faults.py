@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from thaw.data.listing.listed import Entry, Listing, few, photos
+from thaw.data.listing.listed import Entry, Listing, few, many
 from thaw.data.splits import NAMES
 
 MOST_BROKEN = 0.05  # of all photos; with more, something else is wrong
@@ -82,7 +82,7 @@ def of_copies(
         shown = (" = ".join(entry.path for entry in same) for same in copies)
         pairs = " and ".join(s for s in NAMES if any(e.split == s for c in copies for e in c))
         leaks.append(
-            f"{photos(len(copies))} {_are(len(copies))} in {pairs} at once, byte for byte:"
+            f"{many(len(copies))} {_are(len(copies))} in {pairs} at once, byte for byte:"
             f" {few(shown)}"
         )
     parted = {g: same for g, same in groups.items() if len({e.split for e in same}) > 1}
@@ -98,7 +98,7 @@ def of_copies(
     if two:
         shown = (" = ".join(entry.path for entry in same) for same in two)
         labels.append(
-            f"{photos(len(two))} {'have' if len(two) > 1 else 'has'} two labels, byte for"
+            f"{many(len(two))} {'have' if len(two) > 1 else 'has'} two labels, byte for"
             f" byte the same: {few(shown)}"
         )
     return leaks, labels
@@ -121,7 +121,7 @@ def of_broken(
     names = few((f"{path} ({why})" for path, why in broken.items()), SHOWN)
     if len(broken) > SHOWN and file:
         names += f", all in {file}"
-    says = f"{photos(len(broken))} of {len(entries):,} can't be decoded"
+    says = f"{many(len(broken))} of {len(entries):,} can't be decoded"
     if lost:
         says += f", which leaves {few(lost)} without any"
     elif not fail and len(broken) > MOST_BROKEN * len(entries):

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from thaw.data.listing.listed import Listing, few, photos
+from thaw.data.listing.listed import Listing, few, many
 from thaw.data.listing.table import Row, below, read_rows
 from thaw.errors import UserError
 
@@ -91,7 +91,7 @@ def _do(file: Path, listing: Listing, wanted: dict[str, tuple[str, Row]]) -> Fix
         kept.append(entry)
     listing.entries[:] = kept
     fixed.note = (
-        f"{photos(len(fixed.dropped))} dropped and {len(fixed.relabelled):,} relabelled by"
+        f"{many(len(fixed.dropped))} dropped and {len(fixed.relabelled):,} relabelled by"
         f" data.fixes={file}"
     )
     if touched["test"] and "test" in listing.splits:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from thaw.data.listing.listed import Entry, Listing, few
+from thaw.data.listing.listed import Entry, Listing, few, many
 from thaw.errors import UserError
 
 
@@ -24,7 +24,7 @@ def assign(listing: Listing, group: str | None) -> None:
     if group is None and column is None:
         _set(entries, [None] * len(entries))
         return
-    if group is None or group == column:
+    if group is None or group.lower() == column:
         group = "column"
     if group == "column" and column is None:
         raise UserError(
@@ -51,7 +51,7 @@ def assign(listing: Listing, group: str | None) -> None:
         )
     note = f"{len(found):,} groups (data.group={group}), none of which is parted"
     if alone:
-        note += f"; {len(alone):,} photos are in none ({few(alone)})"
+        note += f"; {many(len(alone))} in none ({few(alone)})"
     listing.notes.append(note)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from thaw.data.opening import printable
+
 
 @dataclass
 class Entry:
@@ -52,18 +54,18 @@ def few(names: Iterable[object], most: int = 3) -> str:
     >>> few(["a", "b", "c", "d"]), few(["a", "b"])
     ('a, b, c and 1 more', 'a, b')
     """
-    every = [str(name) for name in names]
+    every = [printable(str(name)) for name in names]
     more = f" and {len(every) - most:,} more" if len(every) > most else ""
     return ", ".join(every[:most]) + more
 
 
-def photos(count: int) -> str:
-    """So many photos, in words.
+def many(count: int, what: str = "photo") -> str:
+    """So many of something, in words.
 
-    >>> photos(1), photos(1200)
-    ('1 photo', '1,200 photos')
+    >>> many(1), many(1200, "row")
+    ('1 photo', '1,200 rows')
     """
-    return f"{count:,} photo{'s' if count != 1 else ''}"
+    return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
 def counts(labels: Sequence[str]) -> str:

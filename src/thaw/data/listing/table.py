@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from thaw.data.find import counted, find
-from thaw.data.listing.layout import CALLED
-from thaw.data.listing.listed import Entry, Listing, few, photos
+from thaw.data.listing.listed import Entry, Listing, few, many
+from thaw.data.listing.tree import CALLED
 from thaw.errors import UserError
 
 Row = dict[str, str]
@@ -74,18 +74,18 @@ def read(
     given = {entry.split for entry in listing.entries if "split" in table.columns}
     listing.splits = {split: "the column 'split'" for split in given} or {"train": str(file)}
     if unsplit and len(given) > 1:
-        listing.notes.append(f"{len(unsplit):,} rows have no split and count as train")
+        listing.notes.append(f"{many(len(unsplit), 'row')} without a split, which count as train")
     twice = sum(len(same) - 1 for same in told.values())
     if twice:
-        listing.notes.append(f"{twice:,} rows say the same again")
+        listing.notes.append(f"{many(twice, 'row')} saying the same again")
     if gone:
-        listing.unused.append(f"{len(gone):,} rows without a photo ({few(gone)})")
+        listing.unused.append(f"{many(len(gone), 'row')} without a photo ({few(gone)})")
     if bare:
-        listing.unused.append(f"{len(bare):,} rows without a label ({few(bare)})")
+        listing.unused.append(f"{many(len(bare), 'row')} without a label ({few(bare)})")
     if not listing.entries:
         raise UserError(
             f"Expected photos and labels in data.file={file}, but none of its"
-            f" {len(table.rows):,} rows has both: {'; '.join(listing.unused) or 'none'};"
+            f" {many(len(table.rows), 'row')} has both: {'; '.join(listing.unused) or 'none'};"
             f" paths begin in {' or '.join(map(str, places))}."
         )
     _account(listing, home, told.keys() | set(bare))
@@ -197,14 +197,14 @@ def _check_once(
         if two:
             says = ", ".join(sorted(map(str, values[two[0]])))
             problems.append(
-                f"{photos(len(two))} {'have' if len(two) > 1 else 'has'} more than one {what}"
+                f"{many(len(two))} {'have' if len(two) > 1 else 'has'} more than one {what}"
                 f" ({two[0]}: {says}{f', and {len(two) - 1:,} more' if len(two) > 1 else ''})"
             )
     if strange:
         valid = ", ".join(name for name in names.values() if name)
         problems.append(
             f"expected {valid} or nothing in the column 'split', got"
-            f" {few(f'{k!r} ({n:,} rows)' for k, n in strange.items())}"
+            f" {few(f'{k!r} ({n:,} times)' for k, n in strange.items())}"
         )
     if problems:
         raise UserError(f"The table data.file={file} can't be used: " + "; ".join(problems) + ".")
@@ -215,7 +215,7 @@ def _account(listing: Listing, root: Path, told: set[str]) -> None:
     rest = [path for p in found.photos if (path := below(p, root)) not in told]
     listing.known = set(rest) | told
     if rest:
-        listing.unused.append(f"{len(rest):,} photos without a row ({few(rest)})")
+        listing.unused.append(f"{many(len(rest))} without a row ({few(rest)})")
     others = [
         left for left in found.left_out if left.path.suffix.lower() not in (".csv", ".parquet")
     ]
