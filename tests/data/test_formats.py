@@ -17,12 +17,13 @@ from test_photos import ORIENTATION, STORED
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
+import thaw
 from thaw.data import photos
 from thaw.data.augment import augmented
 from thaw.data.dataset import seen
-from thaw.data.deep import white_of
 from thaw.data.find import find
 from thaw.data.photos import BrokenPhoto, broken_photos, load_photo
+from thaw.data.pixels.deep import white_of
 
 pillow_heif.register_heif_opener()
 
@@ -303,3 +304,29 @@ def test_decoders_keep_their_words_to_themselves(tmp_path: Path):
     command = [sys.executable, "-c", script, str(tmp_path / "photo.tif")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("1", "")
+
+
+@pytest.mark.slow
+def test_a_run_remembers_what_is_white(train, tmp_path, weights):
+    from conftest import small_run
+
+    root = tmp_path / "deep"
+    chance = np.random.default_rng(0)
+    for name, most in (("bright", 4096), ("dark", 900)):
+        for i in range(8):
+            path = root / "train" / name / f"{i}{list(FORMATS)[i]}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(deep_png(chance.integers(0, most, (40, 40))))
+    path = root / "train" / "dark" / "phone.heic"
+    picture().save(path, "HEIF")
+    arguments = small_run(root, weights("shufflenet_v2_x0_5"))
+    done = train(*arguments, "finetune.phases.head.epochs=1")
+    assert done.code == 0, done.err
+    assert "4095 is white" in done.out
+    model = thaw.load(done.run)
+    assert model.white == {"integer": 4095}
+    dark = root / "train" / "dark" / "0.jpg"
+    (found,) = model.predict([dark])
+    (expected,) = model.probabilities([load_photo(dark, model.white)]).tolist()
+    assert [*found.probabilities.values()] == pytest.approx(expected, abs=1e-4)
+    assert np.asarray(load_photo(dark, model.white)).max() < 60

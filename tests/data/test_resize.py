@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from thaw.data.resize import ResizeAndCrop
+from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.errors import UserError
 
 

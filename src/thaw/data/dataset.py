@@ -14,9 +14,9 @@ from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.augment import Augment, Views, augmented, mix, shortened
 from thaw.data.cache import Rows
-from thaw.data.deep import White
 from thaw.data.photos import BrokenPhoto, load_photo
-from thaw.data.resize import MOST, REACH, ResizeAndCrop
+from thaw.data.pixels.deep import White
+from thaw.data.pixels.resize import MOST, REACH, ResizeAndCrop
 from thaw.data.splits import Sample
 
 

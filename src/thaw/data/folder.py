@@ -133,7 +133,7 @@ class PhotoFolder(LightningDataModule):
         if wrong:
             raise UserError("The data settings can't be used: " + "; ".join(wrong) + ".")
 
-    def of(self, run: Path) -> "PhotoFolder":
+    def of(self, run: Path | None) -> "PhotoFolder":
         """Make these the photos of a run, which may have begun already; returns itself."""
         self.run = run
         return self

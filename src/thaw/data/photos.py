@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from thaw.data import deep
 from thaw.data.find import EXTENSIONS
-from thaw.data.opening import opened, printable, reason
+from thaw.data.pixels import deep
+from thaw.data.pixels.opening import opened, printable, reason
 from thaw.errors import UserError
 
 # What undoes each EXIF orientation, as `ImageOps.exif_transpose`.

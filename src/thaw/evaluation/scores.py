@@ -76,7 +76,7 @@ def report(
         val: `logits` `[N, classes]` and `label` `[N]`; likewise `test`.
         photos: the test photos' paths below `root`.
         groups: what each test photo belongs with.
-        figures: False leaves them to `scripts/evaluate.py`: they take a second or two.
+        figures: False leaves them to `thaw evaluate`: they take a second or two.
 
     Raises:
         UserError: training has diverged.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from thaw.data.resize import ResizeAndCrop
+from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.errors import UserError
 from thaw.model.bundle import Model
 

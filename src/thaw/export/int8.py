@@ -10,8 +10,8 @@ import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from thaw.data.deep import White
 from thaw.data.photos import load_photo
+from thaw.data.pixels.deep import White
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # that have weights
 MOST = 500  # photos to calibrate on: more hardly move the ranges

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 import thaw
-from thaw.data.deep import White
 from thaw.data.find import find_photos
 from thaw.data.photos import load_photo
+from thaw.data.pixels.deep import White
 from thaw.errors import UserError
 from thaw.export import graph
 from thaw.model import bundle, onnx

@@ -42,7 +42,7 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
-        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.deep`
+        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
@@ -136,12 +136,12 @@ def change(path: Path | str, **values: Any) -> None:
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | values)
 
 
-def _folder(path: Path | str) -> Path:
+def _folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
-def load(path: Path | str) -> Model:
+def load(path: str | os.PathLike[str]) -> Model:
     """Rebuild the model of a bundle, or of a run folder's `model/`; no network, no pickle.
 
     Raises:

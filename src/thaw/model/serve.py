@@ -30,8 +30,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from thaw.data.opening import opened
 from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.pixels.opening import opened
 from thaw.errors import UserError
 from thaw.model.doorman import Doorman
 from thaw.model.predict import load_model

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from thaw.data.opening import printable
+from thaw.data.pixels.opening import printable
 
 
 @dataclass

@@ -18,6 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from thaw.data.find import format_of
 
 MEGAPIXELS = 120  # of a photo, decoded; phones make 108
+# Decoders of these formats keep pixels several times.
+MOST = {kind: 80 for kind in ("WEBP", "JPEG2000", "AVIF", "HEIF")}
 LARGE_MEGAPIXELS = 64  # from which on photos are decoded one at a time, however many threads ask
 LONGEST = 100_000  # pixels of a side
 SLOW_MEGAPIXELS = 4  # of a photo that is decoded in Python
@@ -42,7 +44,7 @@ def opened(path: Path | str | BinaryIO) -> Iterator[Image.Image]:
     if kind is None:
         raise _Unfit(_what(head))
     if kind == "WEBP":  # it makes room for its pixels on opening
-        _check_size(*_webp_size(head))
+        _check_size(kind, *_webp_size(head))
     if kind == "HEIF":
         _read_heif()
     _quieten_libtiff()
@@ -51,7 +53,7 @@ def opened(path: Path | str | BinaryIO) -> Iterator[Image.Image]:
     except (UnidentifiedImageError, SyntaxError) as error:
         raise _Unfit(f"a damaged {kind}, or of a sort that can't be read") from error
     with image:
-        _check_size(*image.size)
+        _check_size(kind, *image.size)
         large = _megapixels(image) > LARGE_MEGAPIXELS
         slow = any(tile[0] in Image.DECODERS for tile in getattr(image, "tile", []))
         if slow and _megapixels(image) > SLOW_MEGAPIXELS:
@@ -87,10 +89,10 @@ def _head(path: Path | str | BinaryIO, count: int = 32) -> bytes:
     return start
 
 
-def _check_size(width: int, height: int) -> None:
-    megapixels = width * height / 1e6
-    if megapixels > MEGAPIXELS:
-        raise _Unfit(f"it has {megapixels:,.0f} megapixels, and at most {MEGAPIXELS} are decoded")
+def _check_size(kind: str, width: int, height: int) -> None:
+    megapixels, most = width * height / 1e6, MOST.get(kind, MEGAPIXELS)
+    if megapixels > most:
+        raise _Unfit(f"it has {megapixels:,.0f} megapixels, and at most {most} are decoded")
     if max(width, height) > LONGEST:
         raise _Unfit(
             f"it is {max(width, height):,} pixels long, and at most {LONGEST:,} are decoded"

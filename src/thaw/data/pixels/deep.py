@@ -76,11 +76,11 @@ class Values:
             box = (0, top, width, min(top + step, height))
             part = self.upper.crop(box)
             if self.coloured:
-                values = np.asarray(part)[..., :3].astype(np.int64) * 256
+                values = np.asarray(part)[..., :3].astype(np.uint16)
                 lower = self.lower and np.asarray(self.lower.crop(box))[..., :3]
-                yield values + (values // 256 if lower is None else lower)
+                yield values << 8 | (values if lower is None else lower)
             elif self.kind == "float":
-                yield np.nan_to_num(np.asarray(part, np.float64), posinf=0, neginf=0)
+                yield np.nan_to_num(np.asarray(part), posinf=0, neginf=0)
             else:
                 values = np.asarray(part.convert("I"))
                 yield values.view(np.uint32) if self.unsigned else values
@@ -93,13 +93,15 @@ class Values:
         """The photo in 8 bits, RGB, from black to `white`, or to that of its own."""
         if white is None:
             white = white_of([(self.kind, self.peak())])[self.kind]
-        width, height = self.upper.size
-        seen = np.empty((height, width, 3) if self.coloured else (height, width), np.uint8)
-        top = 0
+        shown = Image.new("RGB" if self.coloured else "L", self.upper.size)
+        top, few = 0, self.kind == "integer" and white < 2**16
+        table = (np.arange(2**16) * 255 // white).clip(0, 255).astype(np.uint8)
         for rows in self:
-            seen[top : top + len(rows)] = np.clip(rows, 0, white) * 255 // white
+            part = np.clip(rows, 0, white)
+            part = table[part.astype(np.uint16)] if few else part * (255 / white)
+            shown.paste(Image.fromarray(part.astype(np.uint8)), (0, top))
             top += len(rows)
-        return Image.fromarray(seen).convert("RGB")
+        return shown.convert("RGB")
 
 
 def _swapped(arguments: str | tuple) -> str | tuple:
