@@ -473,6 +473,29 @@ def test_a_photo_that_breaks_during_the_run_is_left_out_and_counted(mixed, monke
 
 
 @pytest.mark.slow
+def test_a_photo_that_breaks_before_its_features_are_computed_is_left_out(mixed, monkeypatch):
+    from thaw.training.run import RunFolder
+
+    root = shutil.copytree(mixed.root, mixed.folder / "vanishing")
+    arguments = [a.replace(str(mixed.root), str(root)) for a in mixed.arguments]
+    arguments = [a for a in arguments if not a.startswith("data.fixes")]
+
+    def begin(self, split, facts, begin=RunFolder.begin):
+        begin(self, split, facts)
+        first, second, *_ = split["train"]
+        (root / first["path"]).unlink()
+        (root / second["path"]).write_text("broken meanwhile")
+
+    monkeypatch.setattr(RunFolder, "begin", begin)
+    monkeypatch.setenv("THAW_CACHE", str(mixed.folder / "cache"))
+    done = call_train(mixed.folder, *arguments)
+    assert done.code == 0, done.err
+    metrics = json.loads((done.run / "metrics.json").read_text())
+    assert metrics["data/broken"] == 3
+    assert done.out.count("can't be decoded any more") == 2
+
+
+@pytest.mark.slow
 def test_a_mended_run_goes_on_to_the_same_end(mixed, monkeypatch):
     """It fails at a test photo; resumed, it leaves out what it left out, though that is mended."""
     broken = mixed.root / "train/broken.jpg"

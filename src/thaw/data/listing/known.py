@@ -50,17 +50,20 @@ class Known:
         Raises:
             OSError: a file can't be read.
         """
-        self._recall("sha256", paths, contents, str)
-        for bunch in _bar([p for p in paths if version(p) not in contents]):
+        versions = [version(path) for path in paths]
+        self._recall("sha256", versions, contents, str)
+        for bunch in _bar([p for p, v in zip(paths, versions, strict=True) if v not in contents]):
             found = zip(bunch, digests(bunch), strict=True)
             self._keep("sha256", {version(path): digest for path, digest in found})
-        return digests(list(paths))
+        found = zip(paths, versions, strict=True)  # one may have changed meanwhile
+        return [contents.get(v) or digests([path])[0] for path, v in found]
 
     def faults(self, paths: Sequence[Path]) -> dict[Path, str]:
         """Photos that don't decode, with the reason. Those are read again each time."""
-        self._recall(SEEN, paths, decoded, _seen)
+        versions = [version(path) for path in paths]
+        self._recall(SEEN, versions, decoded, _seen)
         found: dict[Path, str] = {}
-        for bunch in _bar([p for p in paths if version(p) not in decoded]):
+        for bunch in _bar([p for p, v in zip(paths, versions, strict=True) if v not in decoded]):
             broken = broken_photos(bunch)
             found |= broken
             fresh = (version(path) for path in bunch if path not in broken)
@@ -86,11 +89,11 @@ class Known:
     def _recall(
         self,
         what: str,
-        paths: Iterable[Path],
+        versions: Iterable[Version],
         memory: dict[Version, Any],
         read: Callable[[str], Any],
     ) -> None:
-        missing = [v for v in map(version, paths) if v not in memory]
+        missing = [v for v in versions if v not in memory]
         if not missing or self.file is None or not self.file.is_file():
             return
         try:

@@ -54,4 +54,6 @@ def label_of(parts: Parts, classes: str | None) -> str | None:
         return match[1] if match else None
     if len(parts) < 2:
         return None
-    return {"leaf": parts[-2], "path": "/".join(parts[:-1])}.get(classes or "top", parts[0])
+    if classes == "path":
+        return "/".join(parts[:-1])
+    return parts[-2] if classes == "leaf" else parts[0]
