@@ -53,18 +53,24 @@ class _Quiet:
                 self.caught.__exit__(*error)
 
 
-_quiet = _Quiet()
+quiet = _Quiet()
 
 
-def load_photo(path: Path | str | BinaryIO) -> Image.Image:
+def load_photo(path: Path | str | BinaryIO, least: int | None = None) -> Image.Image:
     """Decode a photo: EXIF rotation applied, then RGB, whatever mode it was stored in.
+
+    Args:
+        least: decode a JPEG to an eighth, a quarter or half of its size, as long as both sides
+            have that many pixels, which is faster.
 
     Raises:
         BrokenPhoto: it is missing, no photo, or damaged.
     """
-    with _quiet:  # damaged EXIF blocks and the like don't harm the pixels
+    with quiet:  # damaged EXIF blocks and the like don't harm the pixels
         try:
             with Image.open(path) as image:
+                if least:
+                    image.draft(None, (least, least))
                 ImageOps.exif_transpose(image, in_place=True)  # no copy where nothing is turned
                 image.load()
                 return _to_rgb(image)
