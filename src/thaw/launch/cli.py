@@ -111,7 +111,7 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
         UserError: the job failed; its own message is in the terminal already.
     """
     # An experiment may be a sweep itself, so the mode is said.
-    place = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(folder)}"]
+    place = ["hydra.mode=RUN", f"hydra.run.dir={quoted(folder)}"]
     command = [sys.executable, "-m", "thaw", "train", *overrides, *place]
     # `-m` would look for modules in the working directory first, whatever lies there.
     env = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -128,9 +128,15 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
     return metrics["val/loss"]
 
 
-def _quoted(path: str) -> str:
-    """A path as a value in Hydra's grammar."""
-    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """Any text as a value in Hydra's grammar, which is that text and nothing else.
+
+    >>> quoted("it's a folder, with commas")
+    "'it\\\\'s a folder, with commas'"
+    """
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+    # A backslash is one, except before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), plain) + "'"
 
 
 def check_seed(seed: object) -> None:
@@ -213,7 +219,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     from omegaconf import OmegaConf
 
     before = [str(override) for override in OmegaConf.load(saved)]
-    here = _quoted(str(folder.resolve()))
+    here = quoted(str(folder.resolve()))
     rest = [argument for argument in arguments if argument not in given]
     # `.hydra` stays as the run began: what is asked for now is compared with it.
     place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
@@ -227,6 +233,9 @@ class ConsoleHandler(logging.Handler):
         """Print the message, or the table that it stands for; warnings yellow, errors red."""
         from rich import get_console
 
+        if get_console().is_jupyter:  # where each of Rich's prints would stand apart
+            print(self.format(record), flush=True)
+            return
         if table := getattr(record, "renderable", None):
             get_console().print(table)
             return
