@@ -1,6 +1,6 @@
-"""How alike two photos are where they overlap: one is laid over the other, then edges are compared.
+"""How alike two photos are where they overlap: one is laid over the other, edges are compared.
 
-A copy may be cropped, scaled, framed, tilted, brighter or compressed. Laying it over the other photo
+A copy may be cropped, scaled, framed, tilted, brighter or compressed. Laying it over the other
 undoes most of that, and what correlates are edges, so a large bright patch in both says nothing.
 """
 

@@ -197,5 +197,6 @@ def _grey(context: Context, place: int) -> Tensor:
         photo = load_photo(context.data.root / context.path(place), least=2 * LARGE)
     except BrokenPhoto:
         return torch.zeros(size)
-    return torch.from_numpy(np.asarray(photo.convert("L").resize(size, Image.Resampling.BOX))).float()
-
+    return torch.from_numpy(
+        np.asarray(photo.convert("L").resize(size, Image.Resampling.BOX))
+    ).float()

@@ -1,4 +1,4 @@
-"""Files: what can't be read, what is left out, what is odd, and what the weights don't see of it."""
+"""Files: what can't be read, what is left out, what is odd, and what the crop cuts away."""
 
 from collections import Counter, defaultdict
 from pathlib import Path

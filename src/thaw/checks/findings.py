@@ -74,8 +74,8 @@ class Pair:
 class Context:
     """The photos, train and val first, and what is known of each, in the same order.
 
-    `features` and `logits` are of the photos that `used` names; `logits` are by probes that hadn't
-    seen the photo, None where some class is too small for that.
+    `folds` and `logits` are of the photos that `judged` names: train and val photos whose class has
+    enough of them for a probe that hasn't seen the photo. None where there are no two such classes.
     """
 
     data: PhotoFolder
@@ -86,8 +86,9 @@ class Context:
     files: list[File | None]
     looks: Tensor  # [N, SIDE² + 4], uint8
     features: Tensor  # [N, D]
-    folds: Tensor | None = None  # [M] of `used`
-    logits: Tensor | None = None  # [M, classes]
+    judged: list[int] = field(default_factory=list)  # places
+    folds: Tensor | None = None  # [M]
+    logits: Tensor | None = None  # [M, classes that have enough photos]
     pairs: list[Pair] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
     left_out: list[Path] = field(default_factory=list)
@@ -97,10 +98,14 @@ class Context:
         """Places of the photos of train and val; those of test are looked at for leaks alone."""
         return [i for i, split in enumerate(self.splits) if split != "test"]
 
-    @cached_property
+    @property
     def labels(self) -> Tensor:
-        """Labels `[M]` of train and val."""
-        return torch.tensor([self.samples[i].label for i in self.used])
+        """Labels `[M]` of the photos that are judged."""
+        return self.labels_of(self.judged)
+
+    def labels_of(self, places: Sequence[int]) -> Tensor:
+        """Labels of these photos."""
+        return torch.tensor([self.samples[i].label for i in places])
 
     @property
     def thumbnails(self) -> Tensor:

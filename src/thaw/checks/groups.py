@@ -7,6 +7,7 @@ than photos of one class do: their nearest neighbour is of their group far more 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 import torch
@@ -31,10 +32,11 @@ SHUFFLES = 20
 
 def find(context: Context) -> list[Result]:
     """Suggest groups from names, from the time of the shot, and from photos of one scene."""
-    nearest = _nearest(context)
+    labels = context.labels_of(context.used)
+    nearest = _nearest(context, labels)
     for way in (FOLDER, *WAYS):
         groups = [group_of(context.path(i), way) for i in context.used]
-        share, chance = _together(groups, context.labels, nearest)
+        share, chance = _together(groups, labels, nearest)
         if share - chance >= CLEAR:
             why = f"{share:.0%} of their photos lie nearest to one of their group"
             why += f" ({chance:.0%} by chance)"
@@ -72,13 +74,13 @@ def _grouped(groups: Sequence[Hashable]) -> int:
     return sum(count for count in counts.values() if count > 1)
 
 
-def _nearest(context: Context) -> Tensor:
+def _nearest(context: Context, labels: Tensor) -> Tensor:
     """Each photo's nearest neighbour among train and val of its class `[M]`, by features."""
     features = context.features[context.used]
     features = F.normalize(features - features.mean(dim=0), dim=1)
     nearest = torch.full((len(features),), -1)
-    for label in context.labels.unique():
-        own = (context.labels == label).nonzero()[:, 0]
+    for label in labels.unique():
+        own = (labels == label).nonzero()[:, 0]
         if len(own) < 2:
             continue
         for start in range(0, len(own), BLOCK):
@@ -126,7 +128,7 @@ def _bursts(context: Context) -> list[Hashable]:
             shots.append((file.camera or "", file.taken, row))
     groups: list[Hashable] = [None] * len(context.used)
     shots.sort()
-    for number, (before, now) in enumerate(zip(shots, shots[1:], strict=False)):
+    for number, (before, now) in enumerate(pairwise(shots)):
         close = (now[1] - before[1]).total_seconds() <= BURST
         if before[0] == now[0] and close:
             if groups[before[2]] is None:

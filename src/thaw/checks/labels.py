@@ -30,7 +30,7 @@ def find(context: Context) -> list[Result]:
     found = []
     for i in order[: max(FIRST, count)]:
         other = context.data.classes[int(present[best[i]])]
-        place = context.used[i]
+        place = context.judged[i]
         detail = (
             f"labelled {context.class_of(place)!r} ({own[i]:.0%}), looks like {other!r}"
             f" ({chances[i, best[i]]:.0%})"

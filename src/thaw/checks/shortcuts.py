@@ -34,9 +34,9 @@ def find(context: Context) -> list[Result]:
     """Predict the classes from each property alone, out of fold."""
     if context.folds is None:
         return []
-    files = [context.files[i] for i in context.used]
-    grey = context.thumbnails[context.used].flatten(1).float() / 255
-    colour = context.looks[context.used, -2:].float()
+    files = [context.files[i] for i in context.judged]
+    grey = context.thumbnails[context.judged].flatten(1).float() / 255
+    colour = context.looks[context.judged, -2:].float()
     properties: dict[str, tuple[Tensor, Callable[[Tensor], str]]] = {
         "brightness": (_light(grey), lambda c: _more(grey.mean(dim=1), c, "brighter", "darker")),
         "colour": (colour, lambda c: _hue(colour, c)),

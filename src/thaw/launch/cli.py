@@ -75,6 +75,7 @@ def command(main: Callable[[], Any]) -> NoReturn:
 
 SCRIPTS = (
     "benchmark",
+    "check",
     "compare",
     "describe",
     "evaluate",

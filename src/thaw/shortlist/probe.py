@@ -145,9 +145,7 @@ def _fit(x: Tensor, labels: Tensor, penalty: float, weight: Tensor, bias: Tensor
 
 
 @torch.inference_mode()
-def head_inputs(
-    extractor: Extractor, splits: Sequence[str] = USED
-) -> tuple[Tensor, float | None]:
+def head_inputs(extractor: Extractor, splits: Sequence[str] = USED) -> tuple[Tensor, float | None]:
     """What the head reads of each photo of these splits `[N, D]`, and milliseconds a photo.
 
     Taken from the cache as far as it goes; None milliseconds where it had all. Where a head reads

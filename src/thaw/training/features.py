@@ -54,7 +54,9 @@ class Extractor:
         self.device, self.precision = torch.device("cpu"), "32-true"
         self.autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext
         self.seconds = 0.0
-        self.see: Callable[[str, Image.Image], None] | None = None  # gets photos as they are decoded
+        self.see: Callable[[str, Image.Image], None] | None = (
+            None  # gets photos as they are decoded
+        )
 
     def on(self, trainer: Trainer) -> None:
         """Compute on this trainer's device, and in its precision."""
