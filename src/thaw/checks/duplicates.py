@@ -158,17 +158,18 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
     for column in range(ways.shape[1]):
         for turn in range(8):
             chosen = (ways[:, column] == turn).nonzero()[:, 0]
-            for some in chosen.split(CHUNK):
+            for some in chosen.split(CHUNK) if len(chosen) else ():
                 one = thumbnails[near[some, 0]].float()
                 other = turned(thumbnails[near[some, 1]], turn).float()
                 theta = lay_over(one, other, COARSE)
                 keep = edges_alike(one, other, theta, COARSE) >= ROUGHLY
+                if not keep.any():
+                    continue
                 one, other, some = one[keep], other[keep], some[keep]
-                if len(some):
-                    theta = lay_over(one, other, FINE, theta[keep])
-                    alike = edges_alike(one, other, theta, FINE)
-                    better = alike > best[some]
-                    best[some[better]], way[some[better]] = alike[better], turn
+                theta = lay_over(one, other, FINE, theta[keep])
+                alike = edges_alike(one, other, theta, FINE)
+                better = alike > best[some]
+                best[some[better]], way[some[better]] = alike[better], turn
     return best, way
 
 
@@ -197,6 +198,4 @@ def _grey(context: Context, place: int) -> Tensor:
         photo = load_photo(context.data.root / context.path(place), least=2 * LARGE)
     except BrokenPhoto:
         return torch.zeros(size)
-    return torch.from_numpy(
-        np.asarray(photo.convert("L").resize(size, Image.Resampling.BOX))
-    ).float()
+    return torch.from_numpy(np.array(photo.convert("L").resize(size, Image.Resampling.BOX))).float()

@@ -5,22 +5,24 @@ than photos of one class do: their nearest neighbour is of their group far more 
 """
 
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
-from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from thaw.checks.findings import Context, Finding, Result, several
+from thaw.launch.cli import quoted
 
-# What a group is called, by the file's name; the first that fits is suggested.
+# What a group is called, searched for in the photo's path; the first that fits is suggested.
 WAYS = (
-    r"^(.+?)[_\- .]*(?:frame|img|image|photo|f)?[_\- ]*\d+$",  # clip07_0012, patient3-img2
-    r"^([^_\- ]+)[_\- ]",  # patient3_left, 0012-b
-    r"^([A-Za-z]+\d+)\D",  # cam2night, p17b
+    # clip07_0012.jpg, patient3-img2.png
+    r"([^/]*?[A-Za-z][^/]*?)[-_ .]+[A-Za-z]{0,5}[-_ .]*[0-9]+[.][^./]+$",
+    r"([^-_ /]+)[-_ ][^/]*$",  # patient3_left.jpg, 0012-b.jpg
+    r"([A-Za-z]+[0-9]+)[^0-9/][^/]*$",  # cam2night.jpg
 )
 FOLDER = "folder"  # data.group=folder: the folder that a photo lies in
 BURST = 3.0  # seconds between photos of one camera that belong together
@@ -52,7 +54,7 @@ def find(context: Context) -> list[Result]:
 
 def setting(way: str) -> str:
     """What to type for a way to take names apart."""
-    return "data.group=folder" if way == FOLDER else f"'data.group=\"{way}\"'"
+    return shlex.quote(f"data.group={way if way == FOLDER else quoted(way)}")
 
 
 def group_of(path: str, way: str) -> Hashable:
@@ -61,10 +63,9 @@ def group_of(path: str, way: str) -> Hashable:
     >>> group_of("train/cat/clip07_0012.jpg", WAYS[0]), group_of("a/b/123.jpg", WAYS[0])
     ('clip07', None)
     """
-    pure = PurePosixPath(path)
     if way == FOLDER:
-        return pure.parent.as_posix()
-    found = re.match(way, pure.stem)
+        return path.rpartition("/")[0]
+    found = re.search(way, path)
     return found[1] if found else None
 
 
