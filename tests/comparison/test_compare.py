@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from thaw.comparison import leaderboard, table
+from thaw.comparison import leaderboard, report, table
 from thaw.errors import UserError
 from thaw.intervals import wilson
 
@@ -457,7 +457,7 @@ def test_write(tmp_path):
     for i, arch in enumerate(("resnet18", "resnet50", "squeezenet1_0")):
         plant(tmp_path / "runs" / arch, right(range(i)), arch=arch, val_loss=0.1 * (i + 1))
     out = tmp_path / "out"
-    board = leaderboard.write([tmp_path / "runs"], out)
+    board = report.write([tmp_path / "runs"], out)
     rows = _rows(out / "leaderboard.csv")
     assert [row["configuration"] for row in rows] == names(board)
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
@@ -486,7 +486,7 @@ def test_figures(tmp_path, number):
         wrong = right(range(2 * i, 3 * i))
         plant(tmp_path / str(i), wrong, arch=f"net{i}", model_bytes=1e6 * (i + 1) ** 2)
     plant(tmp_path / "seed", right([5]), arch="net0", seed=1)
-    leaderboard.write([tmp_path], tmp_path)
+    report.write([tmp_path], tmp_path)
     figures = {path.name: path for path in (tmp_path / "figures").iterdir()}
     assert ("pairs.png" in figures) == (number > 1)
     for path in figures.values():
@@ -582,8 +582,8 @@ def test_torch_is_not_needed(tmp_path):
     plant(tmp_path / "a", right())
     plant(tmp_path / "b", right(), arch="resnet50")
     code = (
-        "import sys; from pathlib import Path; from thaw.comparison import leaderboard;"
-        "leaderboard.report([Path('.')]); assert 'torch' not in sys.modules"
+        "import sys; from pathlib import Path; from thaw.comparison import report;"
+        "report.report([Path('.')]); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 

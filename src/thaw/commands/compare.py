@@ -29,6 +29,6 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from thaw.comparison.leaderboard import report  # not for --help
+    from thaw.comparison.report import report  # not for --help
 
     report(**vars(arguments))

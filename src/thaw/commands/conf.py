@@ -25,6 +25,8 @@ def main() -> None:
         print(files[name].read_text(encoding="utf-8"), end="")
     elif name in groups or not name:
         print(listing({name: groups[name]} if name else groups))
+        if conf.foreign():
+            print("\nconf/config.yaml here is another program's: its folder isn't looked into.")
     else:
         raise UserError(_unknown(name, [*files, *groups]))
 
@@ -43,7 +45,7 @@ def listing(groups: dict[str, dict[str, Path]]) -> str:
 
 def about(file: Path) -> str:
     """The first comment line of a file, leaving out where its settings go and its own command."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         comment = re.match(r"# *+(?!@package|python train\.py|thaw train)(.*\S)", line)
         if comment:
             return comment[1]

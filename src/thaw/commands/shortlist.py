@@ -38,7 +38,7 @@ def main() -> None:
     )
     arguments = parser.parse_intermixed_args()
 
-    from thaw.shortlist.rank import report  # torch is imported from here on, not for --help
+    from thaw.shortlist.report import report  # torch is imported from here on, not for --help
 
     if not report(**vars(arguments)):
         sys.exit(1)

@@ -1,22 +1,18 @@
 """Runs side by side: one table, who won, and whether that is more than noise.
 
-Nothing here imports torch: a sweep ends with it, and `scripts/compare.py` answers at once.
+Nothing here imports torch: a sweep ends with it, and `thaw compare` answers at once.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from thaw.comparison import table
 from thaw.comparison.configurations import Configuration, group
 from thaw.comparison.finished import Unfinished, read
 from thaw.comparison.pairs import check_same_photos, every_two
-from thaw.comparison.verdict import ALPHA, Pair
-from thaw.files import write as write_text
-from thaw.files import write_csv
+from thaw.comparison.verdict import ALPHA, Pair, listed
 
 # `thaw.training.unfreezing.MONITOR`, which picks the epoch within a run; it needs torch
 MONITOR = "val/loss"
@@ -108,15 +104,6 @@ def _together(winner: str, pairs: Sequence[Pair]) -> list[str]:
     return said
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def compare(paths: Sequence[Path]) -> Leaderboard:
     """The leaderboard of all finished runs in these folders.
 
@@ -129,49 +116,6 @@ def compare(paths: Sequence[Path]) -> Leaderboard:
     configurations.sort(key=_rank)
     pairs = every_two(configurations)
     return Leaderboard(configurations, pairs, unfinished, notes + _cautions(configurations))
-
-
-def write(paths: Sequence[Path], out: Path) -> Leaderboard:
-    """Compare, and write `leaderboard.csv`, `leaderboard.md`, `pairs.csv` and `figures/` into out.
-
-    Raises:
-        UserError: as `compare`.
-    """
-    from thaw.comparison import figures
-
-    board = compare(paths)
-    write_csv(out / "leaderboard.csv", table.rows(board))
-    write_text(out / "leaderboard.md", table.markdown(board))
-    if board.pairs:
-        write_csv(out / "pairs.csv", table.pair_rows(board))
-    figures.draw(board, out / "figures")
-    return board
-
-
-def report(
-    runs: Sequence[Path], out: Path | None = None, markdown: str | None = None
-) -> Leaderboard:
-    """Compare, write, and print.
-
-    Args:
-        runs: run folders, or folders that hold some.
-        out: where files go; by default the sweep's folder if one is given, and else a new one.
-        markdown: a file for the table and the verdict, or `-` for the screen instead of the table.
-
-    Raises:
-        UserError: as `compare`.
-    """
-    if out is None and len(runs) == 1 and not (runs[0] / "status.json").exists():
-        out = runs[0]
-    out = out or Path("outputs", "compare", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    board = write(runs, out)
-    if markdown == "-":
-        print(table.markdown(board), end="")
-        return board
-    if markdown is not None:
-        write_text(Path(markdown), table.markdown(board))
-    table.show(board, out)
-    return board
 
 
 def _rank(configuration: Configuration) -> tuple[Any, ...]:

@@ -60,6 +60,15 @@ class Pair:
         return f"{apart} ({points}, {p}); it would take about {_about(self.needed):,} photos"
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def p_text(p: float) -> str:
     """A p-value as it is written.
 

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thaw.comparison.leaderboard import listed
-from thaw.comparison.verdict import ALPHA, p_text
+from thaw.comparison.verdict import ALPHA, listed, p_text
 from thaw.data.folder import PhotoFolder
 from thaw.launch.cli import door
 from thaw.report.terminal import percent

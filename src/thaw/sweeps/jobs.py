@@ -141,11 +141,11 @@ class Verdict(Callback):
         )
         if not done:
             return
-        from thaw.comparison import leaderboard
+        from thaw.comparison import report
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            leaderboard.report([folder], folder)
+            report.report([folder], folder)
         except UserError as error:
             log.warning("There is no verdict: %s", error)
 
