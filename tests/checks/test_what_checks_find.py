@@ -11,11 +11,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.checks import classes, duplicates, files, groups, labels, shortcuts
-from thaw.checks.align import edges_alike, lay_over
 from thaw.checks.facts import Looks, look, read_file, read_files
 from thaw.checks.findings import Context
 from thaw.data.cache import FeatureCache
+from thaw.data.find import LeftOut
 from thaw.data.folder import PhotoFolder
+from thaw.data.pixels.align import edges_alike, lay_over
 from thaw.data.scenes import CLASSES, photo
 from thaw.data.splits import Sample
 
@@ -29,7 +30,7 @@ def context(root: Path, photos: dict[str, str], features: np.ndarray | None = No
     splits = {
         s: [x for x, y in zip(samples, photos.values(), strict=True) if y == s] for s in SPLITS
     }
-    data = SimpleNamespace(root=root, classes=names, splits=splits)
+    data = SimpleNamespace(root=root, classes=names, splits=splits, white=None)
     looks = torch.stack([look(Image.open(root / path).convert("RGB")) for path in photos])
     if features is None:
         features = np.random.default_rng(0).normal(size=(len(photos), 16))
@@ -251,9 +252,7 @@ def test_odd_files_are_named(tmp_path):
     noise.resize((20, 20)).save(place / "tiny.jpg")
     photos = {p.relative_to(tmp_path).as_posix(): "train" for p in sorted(place.iterdir())}
     found = context(tmp_path, photos)
-    found.left_out = [tmp_path / "notes.txt", tmp_path / "empty.jpg"]
-    for path in found.left_out:
-        path.write_text("words" if path.suffix == ".txt" else "")
+    found.left_out = [LeftOut(tmp_path / "notes.txt", ".txt")]
     found.unreadable = {place / "half.jpg": "truncated"}
     results = {result.issue: result for result in files.find(found)}
     said = {Path(f.path).name: f.detail for f in results["format"].findings}
@@ -265,7 +264,6 @@ def test_odd_files_are_named(tmp_path):
     assert "6.7 to 1" in said["long.jpg"]
     assert "20×20" in said["tiny.jpg"]
     assert said["notes.txt"] == "left out: .txt"
-    assert said["empty.jpg"] == "left out: empty"
     assert "0.jpg" not in said
     assert results["unreadable"].findings[0].path == "train/a/half.jpg"
     assert results["crop"].findings[0].path == "train/a/long.jpg"

@@ -17,8 +17,9 @@ from thaw.checks import classes, duplicates, files, groups, labels, page, shortc
 from thaw.checks.facts import Looks, read_files
 from thaw.checks.findings import COLUMNS, FORMULA, ISSUES, Context, Finding, Result, several
 from thaw.data.cache import FeatureCache
+from thaw.data.find import LeftOut, find
 from thaw.data.folder import PhotoFolder
-from thaw.data.photos import broken_photos, is_photo
+from thaw.data.photos import broken_photos
 from thaw.errors import UserError
 from thaw.files import write, write_csv, write_json
 from thaw.launch import cli, conf, memory, names
@@ -109,7 +110,7 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
 
 def results_of(context: Context) -> list[Result]:
     """What every check says, in the order of what to do first."""
-    found = [result for find in CHECKS for result in find(context)]
+    found = [result for check in CHECKS for result in check(context)]
     return sorted(found, key=lambda result: (not result.wrong, ISSUES.index(result.issue)))
 
 
@@ -119,11 +120,13 @@ def context_of(data: PhotoFolder, backbone: Backbone, extractor: Extractor, seed
     unreadable = broken_photos(list(test))
     data.splits["test"] = [sample for path, sample in test.items() if path not in unreadable]
     there = {data.root / sample.path for samples in data.splits.values() for sample in samples}
-    others = [p for p in sorted(data.root.rglob("*")) if p.is_file() and p not in there]
-    unreadable |= broken_photos([p for p in others if is_photo(p) and p not in unreadable])
+    found = find(data.root)
+    others = [path for path in found.photos if path not in there and path not in unreadable]
+    unreadable |= broken_photos(others)
+    unused = [LeftOut(path, "in no class") for path in others if path not in unreadable]
     data.transforms = backbone.transforms
 
-    looks = Looks(extractor.cache)
+    looks = Looks(extractor.cache, data.white)
     extractor.see = looks.see
     used = [split for split in ("train", "val", "test") if data.splits[split]]
     features, _ = head_inputs(extractor, used)
@@ -142,7 +145,7 @@ def context_of(data: PhotoFolder, backbone: Backbone, extractor: Extractor, seed
         looks=torch.stack([seen[digest] for digest in digests]),
         features=features,
         unreadable=unreadable,
-        left_out=[path for path in others if path not in unreadable],
+        left_out=[*found.left_out, *unused],
     )
     context.pairs = duplicates.pairs(context)
     _predict(context, seed)

@@ -6,8 +6,8 @@ from itertools import combinations
 from pathlib import Path
 
 from thaw.checks.findings import Context, Finding, Result, several
+from thaw.data.find import is_photo
 from thaw.data.folder import PhotoFolder
-from thaw.data.photos import is_photo
 
 FEW = 10  # photos of a class in train, below which what is learnt of it is mostly chance
 IMBALANCE = 5.0  # times as many photos in the largest class as in the smallest

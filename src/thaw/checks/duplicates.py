@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw.checks.align import edges_alike, lay_over, turned
 from thaw.checks.findings import Context, Finding, Pair, Result, several
 from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.pixels.align import edges_alike, lay_over, turned
 
 BLOCK = 1024  # photos that are compared with all others at once
 CHUNK = 512  # pairs that are laid over each other at once
@@ -193,9 +193,9 @@ def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> Tensor:
 
 
 def _grey(context: Context, place: int) -> Tensor:
-    size = (2 * LARGE, 2 * LARGE)
+    file, size = context.data.root / context.path(place), (2 * LARGE, 2 * LARGE)
     try:
-        photo = load_photo(context.data.root / context.path(place), least=2 * LARGE)
+        photo = load_photo(file, context.data.white, least=2 * LARGE)
     except BrokenPhoto:
         return torch.zeros(size)
     return torch.from_numpy(np.array(photo.convert("L").resize(size, Image.Resampling.BOX))).float()

@@ -4,7 +4,6 @@ A look is a thumbnail in grey and a few numbers on light and colour. It is taken
 decoded for the net anyway, and kept beside the features, by content.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from thaw.data.cache import FeatureCache
 from thaw.data.photos import BrokenPhoto, load_photo, quiet
+from thaw.data.pixels import deep
+from thaw.data.pixels.opening import opened
 
 SIDE = 64  # pixels of a thumbnail
 LIGHT = ("brightness", "contrast")  # mean and deviation of grey
@@ -33,7 +34,8 @@ class File:
     bytes: int
     width: int
     height: int
-    format: str  # Pillow's name of it: JPEG, PNG, …
+    format: str  # JPEG, PNG, …
+    deep: bool  # more than 8 bits a channel
     mode: str
     frames: int
     quality: float | None  # mean step of a JPEG's quantisation: 1 is nearly lossless, 60 is poor
@@ -46,7 +48,7 @@ def read_file(path: Path) -> File | None:
     """Facts of a file, None where its header can't be read."""
     with quiet:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 exif = image.getexif()
                 turned = exif.get(ExifTags.Base.Orientation, 1)
                 width, height = image.size if turned not in (5, 6, 7, 8) else image.size[::-1]
@@ -57,9 +59,10 @@ def read_file(path: Path) -> File | None:
                     bytes=path.stat().st_size,
                     width=width,
                     height=height,
-                    format=image.format or "",
+                    format="JPEG" if image.format == "MPO" else image.format or "",
+                    deep=deep.kind(image) is not None,
                     mode=image.mode,
-                    frames=int(getattr(image, "n_frames", 1)),
+                    frames=1 if image.format == "MPO" else int(getattr(image, "n_frames", 1)),
                     quality=float(np.mean(tables[0])) if tables else None,
                     camera=camera or None,
                     taken=_taken(exif),
@@ -71,10 +74,9 @@ def read_file(path: Path) -> File | None:
 
 def _taken(exif: Image.Exif) -> datetime | None:
     text = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal)
-    found = re.match(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", str(text))
     try:
-        return datetime(*map(int, found.groups())) if found else None
-    except ValueError:  # month 0, hour 25: a camera whose clock was never set
+        return datetime.strptime(str(text)[:19], "%Y:%m:%d %H:%M:%S")
+    except ValueError:  # none, or of a camera whose clock was never set
         return None
 
 
@@ -93,9 +95,14 @@ def look(image: Image.Image) -> Tensor:
 
 
 class Looks:
-    """Looks by a photo's digest; those that the cache has aren't taken again."""
+    """Looks by a photo's digest; those that the cache has aren't taken again.
 
-    def __init__(self, cache: FeatureCache) -> None:
+    Args:
+        white: see `load_photo`.
+    """
+
+    def __init__(self, cache: FeatureCache, white: deep.White | None = None) -> None:
+        self.white = white
         self.shelf = cache.shelf(SHELF) if cache.enabled else None
         self.taken: dict[str, Tensor] = {}
 
@@ -113,7 +120,7 @@ class Looks:
 
         def take(digest: str) -> tuple[str, Tensor] | None:
             try:
-                return digest, look(load_photo(paths[digest], least=2 * SIDE))
+                return digest, look(load_photo(paths[digest], self.white, least=2 * SIDE))
             except BrokenPhoto:
                 return None
 

@@ -5,22 +5,8 @@ from pathlib import Path
 
 from thaw.checks.facts import File
 from thaw.checks.findings import Context, Finding, Result, several
-from thaw.data.photos import DEEP_MODES, IMG_EXTENSIONS
+from thaw.data.find import EXTENSIONS
 
-# What a name says, in Pillow's words; a format that isn't here may have any name.
-EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".jpg", ".jpeg", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "AVIF": (".avif",),
-    "HEIF": (".heic", ".heif"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpf"),
-}
 ODD_SHAPE = 3.0  # times as long as high, or the other way round
 TINY = 32  # pixels of the shorter side
 CUT = 0.5  # share of a photo's area that is worth a finding of its own
@@ -60,10 +46,10 @@ def _format(context: Context) -> Result | None:
             score = {"wrong name": 0.9, "tiny": 0.7}.get(kind, 0.4)
             found.append(Finding("format", context.path(place), "", score, detail))
     reasons: dict[str, list[str]] = defaultdict(list)
-    for path in context.left_out:
-        reason = _why_left_out(path)
-        reasons[reason].append(_below(path, context.data.root))
-        found.append(Finding("format", reasons[reason][-1], "", 0.2, f"left out: {reason}"))
+    for left in context.left_out:
+        reasons[left.reason].append(_below(left.path, context.data.root))
+        detail = f"left out: {left.reason}"
+        found.append(Finding("format", reasons[left.reason][-1], "", 0.2, detail))
     if not found:
         return None
     parts = [f"{count} {kind}" for kind, count in kinds.most_common()]
@@ -74,7 +60,7 @@ def _format(context: Context) -> Result | None:
 
 
 def _odd_mode(file: File) -> str:
-    if file.mode in DEEP_MODES or file.mode.startswith(("I", "F")):
+    if file.deep:
         return "16-bit"
     if file.mode in ("1", "L"):
         return "grey"
@@ -85,13 +71,13 @@ def _odd_mode(file: File) -> str:
 
 def _oddities(path: str, file: File, usual: str) -> dict[str, str]:
     found = {}
-    name, right = Path(path).suffix.lower(), EXTENSIONS.get(file.format)
-    if right and name not in right:
+    name = Path(path).suffix.lower()
+    if EXTENSIONS.get(name) != file.format:
         found["wrong name"] = f"named {name or 'without an extension'}, but it is {file.format}"
     mode = _odd_mode(file)
     if mode and mode != usual:
         found[mode] = f"{mode}, unlike most photos here"
-    if file.frames > 1 and file.format != "MPO":
+    if file.frames > 1:
         found["animated"] = f"{file.frames} frames, of which the first counts"
     short, long = sorted((file.width, file.height))
     if short < TINY:
@@ -99,18 +85,6 @@ def _oddities(path: str, file: File, usual: str) -> dict[str, str]:
     if long > ODD_SHAPE * short:
         found["long"] = f"{file.width}×{file.height} pixels: {long / max(1, short):.1f} to 1"
     return found
-
-
-def _why_left_out(path: Path) -> str:
-    try:
-        if not path.stat().st_size:
-            return "empty"
-    except OSError:
-        return "no such file"
-    if any(part.startswith(".") for part in path.parts[-3:]):
-        return "hidden"
-    suffix = path.suffix.lower()
-    return "not in a class" if suffix in IMG_EXTENSIONS else f"{suffix or 'no extension'}"
 
 
 def cut_away(see: object, width: int, height: int) -> float:

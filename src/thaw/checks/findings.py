@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thaw.checks.facts import SIDE, File
+from thaw.data.find import LeftOut
 from thaw.data.folder import PhotoFolder
 from thaw.data.splits import Sample
 
@@ -91,7 +92,7 @@ class Context:
     logits: Tensor | None = None  # [M, classes that have enough photos]
     pairs: list[Pair] = field(default_factory=list)
     unreadable: dict[Path, str] = field(default_factory=dict)
-    left_out: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
     @cached_property
     def used(self) -> list[int]:

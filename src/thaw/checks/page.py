@@ -5,7 +5,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 
 from jinja2 import Environment
 from PIL import Image
@@ -44,7 +43,7 @@ class Shown:
 
 def html(results: Sequence[Result], data: PhotoFolder, about: str) -> str:
     """The page: nothing in it is loaded from elsewhere, and all text is escaped."""
-    thumbnails = _Thumbnails(data.root)
+    thumbnails = _Thumbnails(data)
     sections = [
         (
             TITLES[result.issue],
@@ -68,18 +67,18 @@ def _shown(finding: Finding, thumbnails: "_Thumbnails") -> Shown:
 class _Thumbnails:
     """Small JPEGs as data URIs, at most `MOST` of them."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, data: PhotoFolder) -> None:
+        self.data = data
         self.made: dict[str, str] = {}
 
     def of(self, path: str) -> str:
         """ "" where the path isn't a photo, or there are enough."""
         if path not in self.made:
-            file = self.root / path
+            file = self.data.root / path
             if len(self.made) >= MOST or not file.is_file():
                 return ""
             try:
-                self.made[path] = _data_uri(load_photo(file, least=SIDE))
+                self.made[path] = _data_uri(load_photo(file, self.data.white, least=SIDE))
             except BrokenPhoto:
                 return ""
         return self.made[path]

@@ -50,7 +50,7 @@ def across_splits(data: PhotoFolder, cache: FeatureCache) -> list[tuple[str, str
     samples = [sample for split in data.splits for sample in data.splits[split]]
     splits = [split for split in data.splits for _ in data.splits[split]]
     contents = [digest for split in data.splits for digest in data.digests(split)]
-    looks = Looks(cache).all(data.paths_by_digest())
+    looks = Looks(cache, data.white).all(data.paths_by_digest())
     there = [i for i, digest in enumerate(contents) if digest in looks]
     context = Context(
         data=data,

@@ -27,10 +27,9 @@ def main() -> None:
     if missing:
         raise UserError(f'Serving needs {", ".join(missing)}: pip install "thaw-vision[serve]".')
 
-    import uvicorn
-
+    from thaw.model import doorman
     from thaw.model.serve import app  # torch is imported from here on, not for --help
 
-    application = app(arguments.run, arguments.name)
+    application = app(arguments.run, arguments.name, arguments.host)
     print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C ends it)", flush=True)
-    uvicorn.run(application, host=arguments.host, port=arguments.port, log_level="warning")
+    doorman.run(application, arguments.host, arguments.port)
