@@ -111,18 +111,16 @@ def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, T
     features = F.normalize(features - features.mean(dim=0), dim=1)
     hashes = torch.stack([_hash(turned(thumbnails, way)) for way in range(8)])  # [8, N, 64]
     count, keys = len(features), []
-    most = min(NEAREST + 1, count)
     for start in range(0, count, BLOCK):
         rows = torch.arange(start, min(start + BLOCK, count))
+        earlier = torch.ones(len(rows), count - start).tril().bool()  # and itself
         for alike, least in (
-            (features[rows] @ features.T, ALIKE_FEATURES),
+            (features[rows] @ features[start:].T, ALIKE_FEATURES),
             (_nearest_way(hashes, rows), ALIKE_THUMBNAILS),
         ):
-            alike[torch.arange(len(rows)), rows] = -2.0
-            top = alike.topk(most, dim=1)
+            top = alike.masked_fill_(earlier, -2.0).topk(min(NEAREST, count - start), dim=1)
             row, column = (top.values >= least).nonzero(as_tuple=True)
-            one, other = rows[row], top.indices[row, column]
-            keys.append(torch.minimum(one, other) * count + torch.maximum(one, other))
+            keys.append(rows[row] * count + start + top.indices[row, column])
     key = torch.cat(keys).unique()
     near = torch.stack((key // count, key % count), dim=1)
     # Which way the second lies: told by its hash in each way, against the first's.
@@ -139,10 +137,11 @@ def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _nearest_way(hashes: Tensor, rows: Tensor) -> Tensor:
-    """Likeness `[rows, N]` of hashes, in the best way to turn the other."""
-    best = hashes[0, rows] @ hashes[0].T
-    for others in hashes[1:]:
-        torch.maximum(best, hashes[0, rows] @ others.T, out=best)
+    """Likeness of hashes to those from the first row on, in the best way to turn the other."""
+    ours, later = hashes[0, rows], hashes[:, int(rows[0]) :]
+    best = ours @ later[0].T
+    for others in later[1:]:
+        torch.maximum(best, ours @ others.T, out=best)
     return best
 
 
