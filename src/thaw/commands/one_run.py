@@ -213,9 +213,8 @@ def leave(
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | found.metrics
     facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
-    metrics["model/bytes"] = bundle.save(
-        run.path / "model", backbone, data.classes, **facts, **found.bundle
-    )
+    facts |= found.bundle
+    metrics["model/bytes"] = bundle.save(run.path / "model", backbone, data.classes, **facts)
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
     report.log_hyperparameters(
