@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -155,3 +156,18 @@ def test_strict_refuses_copies_in_two_splits(tmp_path):
     assert "test/red/copy.jpg" in sentence
     quick.before_training(data, cache, "warn")
     quick.before_training(data, cache, "off")
+
+
+def test_names_that_are_no_text_are_written_and_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("thaw.checks.check.FOLDS", 3)
+    root = make_photos(tmp_path / "photos", train=4, test=2)
+    odd = os.fsencode(root / "test/red") + b"/\xff.jpg"
+    try:
+        shutil.copy(root / "train/red/1.jpg", odd)
+    except OSError:
+        pytest.skip("this file system holds text alone")
+    found = thaw.check(*NET, data=root, out=tmp_path / "out")
+    assert found.findings[0].issue == "leak"
+    for name in ("check.csv", "check.json", "check.html"):
+        assert "test/red/\ufffd.jpg" in (tmp_path / "out" / name).read_text(encoding="utf-8")

@@ -1,12 +1,12 @@
 """`thaw check`: what is wrong with these photos, in the order of what to do first."""
 
+import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -21,7 +21,7 @@ from thaw.data.find import LeftOut, find
 from thaw.data.folder import PhotoFolder
 from thaw.data.photos import broken_photos
 from thaw.errors import UserError
-from thaw.files import write, write_csv, write_json
+from thaw.files import write, write_csv
 from thaw.launch import cli, conf, memory, names
 from thaw.nets.backbone import Backbone
 from thaw.shortlist.probe import FEWEST, fold_of_each, head_inputs, out_of_fold
@@ -173,21 +173,25 @@ def _predict(context: Context, seed: int) -> None:
 def write_all(checked: Checked, data: PhotoFolder) -> None:
     """Write check.csv, check.json and check.html."""
     rows = [{key: _safe(value) for key, value in f.row().items()} for f in checked.findings]
-    empty: list[dict[str, Any]] = [dict.fromkeys(COLUMNS, "")]
-    write_csv(checked.path / "check.csv", rows or empty)
-    if not rows:  # the columns alone
+    if rows:
+        write_csv(checked.path / "check.csv", rows)
+    else:
         write(checked.path / "check.csv", ",".join(COLUMNS) + "\n")
     counts = {split: len(samples) for split, samples in data.splits.items()}
     facts = {"root": str(data.root), "classes": data.classes, "photos": counts}
-    write_json(
-        checked.path / "check.json", facts | {"results": [asdict(r) for r in checked.results]}
-    )
-    write(checked.path / "check.html", page.html(checked.results, data, _about(data)))
+    facts |= {"results": [asdict(result) for result in checked.results]}
+    write(checked.path / "check.json", _text(json.dumps(facts, indent=2, ensure_ascii=False)))
+    write(checked.path / "check.html", _text(page.html(checked.results, data, _about(data))))
 
 
-def _safe(value: Any) -> Any:
+def _text(text: str) -> str:
+    """Without what is no text: names of files may be any bytes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _safe(value: str) -> str:
     """A cell that no spreadsheet takes for a formula; a path keeps its meaning (`./=a.jpg`)."""
-    return f"./{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return _text(f"./{value}" if value.startswith(FORMULA) else value)
 
 
 def _about(data: PhotoFolder) -> str:

@@ -40,7 +40,7 @@ class Finding:
     score: float = 1.0
     detail: str = ""
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, str]:
         """A row of check.csv; the action is the user's to fill in."""
         values = (self.issue, self.path, self.other, f"{self.score:.3f}", self.detail, "")
         return dict(zip(COLUMNS, values, strict=True))

@@ -38,10 +38,9 @@ def find(context: Context) -> list[Result]:
         found.append(Finding("label", context.path(place), other, 1 - float(own[i]), detail))
     if not found:
         return []
-    sentence = (
-        f"{several(count, 'label looks', 'labels look')} wrong"
-        f" (about {by_chance:.0f} would by chance), {len(found)} to look at"
-    )
+    chance = "" if by_chance is None else f" (about {by_chance:.0f} would by chance)"
+    sentence = f"{several(count, 'label looks', 'labels look')} wrong{chance}"
+    sentence += f", {len(found)} to look at"
     advice = "The likeliest come first. Write label:NAME, drop or keep into check.csv."
     return [Result("label", sentence, advice, found)]
 
@@ -61,10 +60,11 @@ def confidently_wrong(chances: Tensor, labels: Tensor) -> Tensor:
     return enough.any(dim=1) & (likeliest != labels)
 
 
-def expected(logits: Tensor, labels: Tensor, wrong: Tensor) -> float:
+def expected(logits: Tensor, labels: Tensor, wrong: Tensor) -> float | None:
     """How many labels would look wrong if all were right, and photos as hard to tell as these.
 
     Labels are drawn from the probe's own probabilities, calibrated on those that don't look wrong.
+    None where the photos are too few to draw from every class.
     """
     temperature = calibrate.fit(logits[~wrong], labels[~wrong])
     chances = (logits / temperature).softmax(dim=1)
@@ -74,4 +74,4 @@ def expected(logits: Tensor, labels: Tensor, wrong: Tensor) -> float:
         drawn = torch.multinomial(chances, 1, generator=generator)[:, 0]
         if len(drawn.unique()) == chances.shape[1]:
             counts.append(float(confidently_wrong(chances, drawn).sum()))
-    return sum(counts) / len(counts) if counts else float("nan")
+    return sum(counts) / len(counts) if counts else None
