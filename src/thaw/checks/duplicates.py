@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from thaw.checks.findings import Context, Finding, Pair, Result, several
 from thaw.data.photos import BrokenPhoto, load_photo
-from thaw.data.pixels.align import edges_alike, lay_over, turned
+from thaw.data.pixels.align import edges_alike, lay_over, sticks_out, turned
 
 BLOCK = 1024  # photos that are compared with all others at once
 CHUNK = 512  # pairs that are laid over each other at once
@@ -26,7 +26,7 @@ ROUGHLY = 0.7  # edges at the coarse size, or a pair is dropped
 # docs/checks.md has the figures that these were chosen on.
 SCENE = 0.85  # edges at the fine size: one scene, if the features are alike as well
 SCENE_FEATURES = 0.6
-COPY = 0.85
+COPY, INSIDE = 0.85, 0.04
 WORDS = {"same": "the same file", "copy": "a copy", "scene": "very similar: one scene"}
 
 
@@ -95,7 +95,8 @@ def pairs(context: Context) -> list[Pair]:
     likely = (fine >= SCENE).nonzero()[:, 0]
     near, cosines, fine, way = (x[likely] for x in (near, cosines, fine, way))
     places = alone[near]
-    large = _edges_of_photos(context, places, way)
+    large, out = _edges_of_photos(context, places, way)
+    large = large.masked_fill(out > INSIDE, 0.0)
     for (one, other), edges, cosine, exact in zip(
         places.tolist(), fine.tolist(), cosines.tolist(), large.tolist(), strict=True
     ):
@@ -172,9 +173,9 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
     return best, way
 
 
-def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> Tensor:
-    """As `_edges`, of the photos themselves at a larger size; 0 where one doesn't decode."""
-    found = torch.zeros(len(places))
+def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike the edges of the photos themselves are, at a larger size, and what sticks out."""
+    found, out = torch.zeros(len(places)), torch.zeros(len(places))
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(places), 32):
             some = places[start : start + 32]
@@ -188,7 +189,8 @@ def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> Tensor:
                 theta = lay_over(one, other, size, theta)
             assert theta is not None
             found[start : start + 32] = edges_alike(one, other, theta, LARGE)
-    return found
+            out[start : start + 32] = sticks_out(theta)
+    return found, out
 
 
 def _grey(context: Context, place: int) -> Tensor:

@@ -87,6 +87,19 @@ def edges_alike(one: Tensor, other: Tensor, theta: Tensor, size: int) -> Tensor:
     return alike.masked_fill(shared.mean(dim=(1, 2, 3)) < 0.8 * OVERLAP, 0.0)
 
 
+def sticks_out(theta: Tensor) -> Tensor:
+    """By how much of half a side each photo sticks out of the other at least `[P]`.
+
+    Of a photo and a part of it the part lies inside: 0. Of two photos of one scene each shows
+    something that the other doesn't.
+    """
+    corners = torch.tensor([[x, y, 1.0] for x in (-1, 1) for y in (-1, 1)])
+    last = torch.tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
+    back = torch.linalg.pinv(torch.cat((theta, last), dim=1))[:, :2]
+    ways = [(corners @ way.transpose(1, 2)).abs().amax(dim=(1, 2)) for way in (theta, back)]
+    return (torch.minimum(*ways) - 1).clamp(min=0)
+
+
 def _slopes(images: Tensor) -> Tensor:
     """Differences of neighbours across and down `[P, 2, S - 2, S - 2]` of `[P, 1, S, S]`."""
     across = images[..., 1:-1, 2:] - images[..., 1:-1, :-2]
