@@ -15,11 +15,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.dataset import seen
-from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.files import write_json
-from thaw.model.prediction import Prediction, decide
+from thaw.model.given import Photo, each, upright
+from thaw.model.prediction import Prediction, check_threshold, decide
 from thaw.nets.backbone import Backbone
+from thaw.nets.checkpoint import check_finite
 from thaw.nets.pretrained import build
 
 FORMAT = 1
@@ -58,45 +60,61 @@ class Model:
 
     def logits_of(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[tuple[list[Path | str], torch.Tensor]]:
-        """Photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
-        waiting = iter(paths)
+        """Names of photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
+        waiting = each(photos)
         while batch := list(islice(waiting, batch_size)):
-            inputs: dict[Path | str, torch.Tensor] = {}
-            for path in batch:  # one photo in full size at a time
+            names: list[Path | str] = []
+            inputs: list[torch.Tensor] = []
+            for name, photo in batch:  # one photo in full size at a time
                 try:
-                    inputs[path] = seen(self.transforms, load_photo(path, self.white))
+                    inputs.append(seen(self.transforms, upright(photo, name, self.white)))
                 except BrokenPhoto as error:
                     if on_broken is None:
                         raise
                     on_broken(error)
+                else:
+                    names.append(name)
             if inputs:
-                yield list(inputs), self._logits(list(inputs.values()))
+                yield names, self._logits(inputs)
 
     def predict(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         threshold: float | None = None,
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Say of each photo what it shows, a batch at a time.
+        """Say of each photo what it shows, once for each and in their order, a batch at a time.
 
         Args:
+            photos: one or more of: a path, a folder (all photos below it), a PIL image, an array of
+                NumPy, uint8 `[H, W, 3]` (RGB) or `[H, W]`. What isn't a path is called "photo 0",
+                "photo 1", … by its place.
             threshold: confidence below which the label is "unsure"; the bundle's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
 
         Raises:
+            UserError: something given is no photo, the threshold isn't between 0 and 1, or the
+                batch size isn't a whole number from 1.
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
+        check_threshold(threshold)
         threshold = self.threshold if threshold is None else threshold
-        for photos, logits in self.logits_of(paths, batch_size, on_broken):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"Expected batch_size to be a whole number from 1, got {batch_size!r}.")
+        return self._predict(self.logits_of(photos, batch_size, on_broken), threshold)
+
+    def _predict(
+        self, batches: Iterator[tuple[list[Path | str], torch.Tensor]], threshold: float | None
+    ) -> Iterator[Prediction]:
+        for names, logits in batches:
             rows = (logits / self.temperature).softmax(dim=1).tolist()
-            for path, row in zip(photos, rows, strict=True):
-                yield decide(path, self.classes, row, threshold)
+            for name, row in zip(names, rows, strict=True):
+                yield decide(name, self.classes, row, threshold)
 
 
 def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:
@@ -141,11 +159,16 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) -> Model:
     """Rebuild the model of a bundle, or of a run folder's `model/`; no network, no pickle.
 
+    Args:
+        net: your own function or class that made the net, where it is of no library: a bundle is
+            data, and can't bring that code.
+
     Raises:
-        UserError: there is no bundle, it is of a later format, or its weights were changed.
+        UserError: there is no bundle, it is of a later format, its weights were changed or aren't
+            finite, or its net is made by code that `net` doesn't name.
     """
     folder = _folder(path)
     file, weights = folder / "model.json", folder / "weights.safetensors"
@@ -169,10 +192,13 @@ def load(path: str | os.PathLike[str]) -> Model:
             f"{weights} isn't what {file} was written with (its sha256 differs); copy the bundle"
             " again."
         )
-    backbone = Backbone(build(info["arch"]), _transforms(info["transforms"]), info["arch"])
+    made = build(info["arch"], net)
+    backbone = Backbone(made, _transforms(info["transforms"]), info["arch"])
     backbone.reset_head(len(info["classes"]))
     try:
-        backbone.net.load_state_dict(load_file(weights))
+        state = load_file(weights)
+        check_finite(state, weights)
+        backbone.net.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
             f"{weights} doesn't fit the arch and the {len(info['classes'])} classes of {file}."

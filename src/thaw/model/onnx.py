@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.model.prediction import Prediction, decide
+from thaw.model.given import Photo, each, upright
+from thaw.model.prediction import Prediction, check_threshold, decide
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -43,30 +44,40 @@ class OnnxModel:
 
     def predict(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         threshold: float | None = None,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, one after another, since their sizes differ.
 
         Args:
+            photos: as those of `thaw.model.bundle.Model.predict`.
             threshold: confidence below which the label is "unsure"; the file's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
 
         Raises:
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
+        check_threshold(threshold)
         threshold = self.threshold if threshold is None else threshold
-        for path in paths:
+        return self._predict(each(photos), threshold, on_broken)
+
+    def _predict(
+        self,
+        photos: Iterable[tuple[Path | str, Photo]],
+        threshold: float | None,
+        on_broken: Callable[[BrokenPhoto], None] | None,
+    ) -> Iterator[Prediction]:
+        for name, photo in photos:
             try:
-                photo = load_photo(path, self.white)
+                image = upright(photo, name, self.white)
             except BrokenPhoto as error:
                 if on_broken is None:
                     raise
                 on_broken(error)
                 continue
-            row = self.probabilities([photo])[0].tolist()
-            yield decide(path, self.classes, row, threshold)
+            row = self.probabilities([image])[0].tolist()
+            yield decide(name, self.classes, row, threshold)
 
 
 def load(path: Path | str) -> OnnxModel:

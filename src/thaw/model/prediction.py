@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from thaw.errors import UserError
+
 UNSURE = "unsure"
 
 
@@ -16,6 +18,13 @@ class Prediction:
     label: str
     confidence: float
     probabilities: dict[str, float]
+
+
+def check_threshold(threshold: Any) -> None:
+    """Raise UserError unless the threshold is a number from 0 to 1, or None."""
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and 0 <= threshold <= 1):
+        raise UserError(f"Expected threshold to be a number from 0 to 1, got {threshold!r}.")
 
 
 def decide(

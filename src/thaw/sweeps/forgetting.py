@@ -91,7 +91,7 @@ def read(folder: Path) -> list[ThawedRun]:
         with (path / "history.csv").open(newline="", encoding="utf-8") as file:
             history = list(csv.DictReader(file))
         name = ", ".join([f"{settings.lr:g}", *own])
-        about = f"{cfg.arch.name} on {Path(cfg.data.root).name}"
+        about = f"{cfg.arch.get('name') or cfg.arch._target_} on {Path(cfg.data.root).name}"
         runs.append(ThawedRun(name, settings.lr, about, metrics, history))
     return sorted(runs, key=lambda run: run.rate)
 
