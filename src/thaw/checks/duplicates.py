@@ -26,7 +26,7 @@ ROUGHLY = 0.7  # edges at the coarse size, or a pair is dropped
 # docs/checks.md has the figures that these were chosen on.
 SCENE = 0.85  # edges at the fine size: one scene, if the features are alike as well
 SCENE_FEATURES = 0.6
-COPY, INSIDE = 0.85, 0.04
+COPY, INSIDE = 0.85, 0.03
 WORDS = {"same": "the same file", "copy": "a copy", "scene": "very similar: one scene"}
 
 
@@ -174,29 +174,35 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
 
 
 def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
-    """How alike the edges of the photos themselves are, at a larger size, and what sticks out."""
+    """How alike the edges of the photos themselves are, and what sticks out, `[P]` each.
+
+    At a larger size than that of thumbnails where both photos have twice as many pixels: a copy in
+    half the size has lost the finest edges.
+    """
     found, out = torch.zeros(len(places)), torch.zeros(len(places))
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(places), 32):
-            some = places[start : start + 32]
-            images = list(pool.map(lambda i: _grey(context, i), some.flatten().tolist()))
-            grey = torch.stack(images).reshape(-1, 2, *images[0].shape)
-            way = ways[start : start + 32].tolist()
-            one = grey[:, 0]
+            here = slice(start, start + 32)
+            seen = list(pool.map(lambda i: _grey(context, i), places[here].flatten().tolist()))
+            grey = torch.stack([image for image, _ in seen]).unflatten(0, (-1, 2))
+            sharp = torch.tensor([short / 2 for _, short in seen]).unflatten(0, (-1, 2)).amin(dim=1)
+            one, way = grey[:, 0], ways[here].tolist()
             other = torch.stack([turned(g, w) for g, w in zip(grey[:, 1], way, strict=True)])
-            theta = None
-            for size in (COARSE, FINE, 2 * FINE, LARGE):
+            theta = lay_over(one, other, COARSE)
+            for size in (FINE, 2 * FINE, LARGE):
                 theta = lay_over(one, other, size, theta)
-            assert theta is not None
-            found[start : start + 32] = edges_alike(one, other, theta, LARGE)
-            out[start : start + 32] = sticks_out(theta)
+                use = (sharp >= size) | (torch.tensor(size) == FINE)
+                found[here] = torch.where(use, edges_alike(one, other, theta, size), found[here])
+                out[here] = torch.where(use, sticks_out(theta), out[here])
     return found, out
 
 
-def _grey(context: Context, place: int) -> Tensor:
+def _grey(context: Context, place: int) -> tuple[Tensor, int]:
+    """A photo in grey, in a square, and its shorter side in pixels; zeros if it doesn't decode."""
     file, size = context.data.root / context.path(place), (2 * LARGE, 2 * LARGE)
     try:
         photo = load_photo(file, context.data.white, least=2 * LARGE)
     except BrokenPhoto:
-        return torch.zeros(size)
-    return torch.from_numpy(np.array(photo.convert("L").resize(size, Image.Resampling.BOX))).float()
+        return torch.zeros(size), 0
+    grey = np.array(photo.convert("L").resize(size, Image.Resampling.BOX))
+    return torch.from_numpy(grey).float(), min(photo.size)
