@@ -8,7 +8,8 @@ import difflib
 import inspect
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -25,6 +26,13 @@ from thaw.nets.backbone import Backbone, check_order
 from thaw.nets.matching import as_timm, in_order, load, whose, without_aux
 from thaw.nets.own import small_cnn
 from thaw.nets.weights import HUB, PACKAGED, cached, loading, named_file, packaged, say_licence
+
+# Keywords of timm and torchvision that read files, fetch, or make something else than a classifier.
+NOT_OF_THE_NET = re.compile(
+    r"(pretrained|hf_|weights|checkpoint|feature_c|kwargs_filter).*"
+    r"|.*(url|file|checkpoint_path|cache_dir)"
+    r"|features_only|out_indices|model_cfg|model_name|name|scriptable|exportable|no_jit|progress"
+)
 
 
 def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
@@ -204,18 +212,43 @@ def build(origin: dict[str, Any], factory: own.Factory | None = None) -> nn.Modu
         factory: makes a net of the user's own, in place of what `origin` names.
 
     Raises:
-        UserError: it is the user's own, and he hasn't said that its code may run.
+        UserError: the library has no such classifier, a keyword would open or fetch something, or
+            it is the user's own, and he hasn't said that its code may run.
     """
     name, kwargs = origin["name"], origin["kwargs"]
     if origin["source"] == "own":
         return own.rebuild(origin, factory)
+    if odd := _odd(kwargs):
+        raise UserError(
+            f"Expected further keys of arch to be those of the net itself, got {ascii(odd)[:80]};"
+            " weights are named by arch.weights alone."
+        )
     if origin["source"] == "torchvision":
+        if name not in (known := models.list_models(module=models)):
+            raise _unknown(name, known, "torchvision")
         return models.get_model(name, weights=None, **kwargs)
     if origin["source"] == "timm":
         import timm as library
 
+        if not library.is_model(name.partition(".")[0]) or ":" in name or "/" in name:
+            raise _unknown(name, library.list_models(), "timm")
         return library.create_model(name, pretrained=False, **kwargs)
     return own.small_net(**kwargs)
+
+
+def _odd(value: Any, name: str = "") -> str | None:
+    """What in keywords isn't plain, or isn't of the net itself; None if nothing is."""
+    if NOT_OF_THE_NET.fullmatch(name):
+        return name
+    if isinstance(value, Mapping):
+        return next((odd for key, v in value.items() if (odd := _odd(v, str(key)))), None)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        long = len(value) > 100
+        return name if long else next((odd for v in value if (odd := _odd(v, name))), None)
+    good = value is None or isinstance(value, bool)
+    good |= isinstance(value, int | float) and abs(value) <= 1e6
+    good |= isinstance(value, str) and re.fullmatch(r"[\w.\- ]{0,64}", value) is not None
+    return None if good else f"{name}={value}"
 
 
 def _unknown(name: str, known: list[str], library: str) -> UserError:
