@@ -1,6 +1,5 @@
 """`thaw check`: what is wrong with these photos, in the order of what to do first."""
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,18 +14,19 @@ from rich.text import Text
 
 from thaw.checks import classes, duplicates, files, groups, labels, page, shortcuts
 from thaw.checks.facts import Looks, read_files
-from thaw.checks.findings import COLUMNS, FORMULA, ISSUES, Context, Finding, Result, several
+from thaw.checks.findings import COLUMNS, ISSUES, Context, Finding, Result, several
 from thaw.data.cache import FeatureCache
 from thaw.data.find import LeftOut, find
 from thaw.data.folder import PhotoFolder
 from thaw.data.photos import broken_photos
 from thaw.errors import UserError
-from thaw.files import write, write_csv
+from thaw.escape import printable
+from thaw.files import write, write_csv, write_json
 from thaw.launch import cli, conf, memory, names
 from thaw.nets.backbone import Backbone
+from thaw.runs.folder import RunFolder
 from thaw.shortlist.probe import FEWEST, fold_of_each, head_inputs, out_of_fold
 from thaw.training.features import Extractor
-from thaw.training.run import RunFolder
 from thaw.training.trainer import make_trainer
 
 GROUPS = ("arch", "data", "trainer", "cache", "seed")  # what of training's settings has a meaning
@@ -172,26 +172,16 @@ def _predict(context: Context, seed: int) -> None:
 
 def write_all(checked: Checked, data: PhotoFolder) -> None:
     """Write check.csv, check.json and check.html."""
-    rows = [{key: _safe(value) for key, value in f.row().items()} for f in checked.findings]
+    rows = [finding.row() for finding in checked.findings]
     if rows:
         write_csv(checked.path / "check.csv", rows)
     else:
         write(checked.path / "check.csv", ",".join(COLUMNS) + "\n")
     counts = {split: len(samples) for split, samples in data.splits.items()}
     facts = {"root": str(data.root), "classes": data.classes, "photos": counts}
-    facts |= {"results": [asdict(result) for result in checked.results]}
-    write(checked.path / "check.json", _text(json.dumps(facts, indent=2, ensure_ascii=False)))
-    write(checked.path / "check.html", _text(page.html(checked.results, data, _about(data))))
-
-
-def _text(text: str) -> str:
-    """Without what is no text: names of files may be any bytes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-def _safe(value: str) -> str:
-    """A cell that no spreadsheet takes for a formula; a path keeps its meaning (`./=a.jpg`)."""
-    return _text(f"./{value}" if value.startswith(FORMULA) else value)
+    results = [asdict(result) for result in checked.results]
+    write_json(checked.path / "check.json", facts | {"results": results})
+    write(checked.path / "check.html", page.html(checked.results, data, _about(data)))
 
 
 def _about(data: PhotoFolder) -> str:
@@ -222,7 +212,7 @@ def show(checked: Checked) -> None:
 def say(text: str, indent: int = 8, style: str = "") -> None:
     """Print a line of any text, broken to 80 columns between words; nothing in it is markup."""
     lines = textwrap.wrap(
-        "".join(c if c.isprintable() else "?" for c in text),
+        printable(text),
         WIDTH,
         subsequent_indent=" " * indent,
         break_long_words=False,

@@ -23,7 +23,6 @@ ISSUES = (
     *("shortcut", "group", "class", "small_class", "crop", "format"),
 )
 COLUMNS = ("issue", "path", "other", "score", "detail", "action")  # of check.csv
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet's formulas begin
 
 
 @dataclass(frozen=True)
