@@ -114,6 +114,7 @@ def _unread() -> bool:
 
 SCRIPTS = (
     "benchmark",
+    "check",
     "compare",
     "describe",
     "evaluate",
