@@ -22,6 +22,7 @@ CHUNK = 512  # pairs that are laid over each other at once
 NEAREST = 3  # candidates a photo, by features; and by thumbnails
 ALIKE_FEATURES, ALIKE_THUMBNAILS = 0.3, 0.85  # of candidates, at least
 COARSE, FINE, LARGE = 16, 32, 128  # pixels of the side
+GREY = ((3, 0.45), (3, 0.6))  # steps at the coarse size, and how grey correlates after them
 ROUGHLY = 0.7  # edges at the coarse size, or a pair is dropped
 # docs/checks.md has the figures that these were chosen on.
 SCENE = 0.85  # edges at the fine size: one scene, if the features are alike as well
@@ -161,12 +162,18 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
             for some in chosen.split(CHUNK) if len(chosen) else ():
                 one = thumbnails[near[some, 0]].float()
                 other = turned(thumbnails[near[some, 1]], turn).float()
-                theta = lay_over(one, other, COARSE)
+                theta: Tensor | None = None
+                for steps, least in GREY:  # most pairs are unlike, and are dropped soon
+                    theta, grey = lay_over(one, other, COARSE, theta, steps)
+                    keep = grey >= least
+                    one, other, some, theta = one[keep], other[keep], some[keep], theta[keep]
+                if not len(some):
+                    continue
                 keep = edges_alike(one, other, theta, COARSE) >= ROUGHLY
                 if not keep.any():
                     continue
                 one, other, some = one[keep], other[keep], some[keep]
-                theta = lay_over(one, other, FINE, theta[keep])
+                theta, _ = lay_over(one, other, FINE, theta[keep])
                 alike = edges_alike(one, other, theta, FINE)
                 better = alike > best[some]
                 best[some[better]], way[some[better]] = alike[better], turn
@@ -188,9 +195,9 @@ def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> tuple[Te
             sharp = torch.tensor([short / 2 for _, short in seen]).unflatten(0, (-1, 2)).amin(dim=1)
             one, way = grey[:, 0], ways[here].tolist()
             other = torch.stack([turned(g, w) for g, w in zip(grey[:, 1], way, strict=True)])
-            theta = lay_over(one, other, COARSE)
+            theta, _ = lay_over(one, other, COARSE)
             for size in (FINE, 2 * FINE, LARGE):
-                theta = lay_over(one, other, size, theta)
+                theta, _ = lay_over(one, other, size, theta)
                 use = (sharp >= size) | (torch.tensor(size) == FINE)
                 found[here] = torch.where(use, edges_alike(one, other, theta, size), found[here])
                 out[here] = torch.where(use, sticks_out(theta), out[here])

@@ -19,8 +19,12 @@ def turned(images: Tensor, way: int) -> Tensor:
     return torch.rot90(images.flip(-1) if way >= 4 else images, way % 4, (-2, -1))
 
 
-def lay_over(one: Tensor, other: Tensor, size: int, theta: Tensor | None = None) -> Tensor:
+def lay_over(
+    one: Tensor, other: Tensor, size: int, theta: Tensor | None = None, steps: int = STEPS
+) -> tuple[Tensor, Tensor]:
     """The affine maps `[P, 2, 3]`, as `affine_grid` takes them, that lay other over one.
+
+    And how the two then correlate `[P]`.
 
     Gauss-Newton steps that raise the correlation of the two, as in Evangelidis & Psarakis 2008
     ("Parametric image alignment using enhanced correlation coefficient maximization").
@@ -29,6 +33,7 @@ def lay_over(one: Tensor, other: Tensor, size: int, theta: Tensor | None = None)
         one: grey `[P, S, S]`, from 0 to 255; so is other.
         size: of the images that are compared, in pixels.
         theta: where to begin; by default from the identity.
+        steps: at most so many.
     """
     still, moved = (F.adaptive_avg_pool2d(x[:, None], size) for x in (one, other))
     across = F.pad(moved[..., 2:] - moved[..., :-2], (1, 1)) * size / 4
@@ -39,7 +44,7 @@ def lay_over(one: Tensor, other: Tensor, size: int, theta: Tensor | None = None)
     spots = torch.stack((x, y, torch.ones_like(x)), dim=-1).reshape(-1, 3)  # [S², 3]
     here = torch.eye(2, 3).repeat(len(one), 1, 1) if theta is None else theta
     best, value = here, torch.full((len(one),), -1.0)
-    for step in range(STEPS + 1):
+    for step in range(steps + 1):
         places = spots @ here.transpose(1, 2)  # [P, S², 2]
         grid = places.reshape(-1, size, size, 2)
         seen = F.grid_sample(layers, grid, padding_mode="border", align_corners=False)
@@ -53,7 +58,7 @@ def lay_over(one: Tensor, other: Tensor, size: int, theta: Tensor | None = None)
         better = found > value
         value = torch.where(better, found, value)
         best = torch.where(better[:, None, None], here, best)
-        if step == STEPS:
+        if step == steps:
             break
         slopes = seen[:, 1:].flatten(2) * (inside / contrast[:, None])[:, None]  # [P, 2, S²]
         jacobian = (slopes[..., None] * spots).transpose(1, 2).flatten(2)  # [P, S², 6]
@@ -62,7 +67,7 @@ def lay_over(one: Tensor, other: Tensor, size: int, theta: Tensor | None = None)
         curvature = curvature + ridge[:, None, None] * torch.eye(6)
         towards = jacobian.transpose(1, 2) @ ((a - b) * inside)[:, :, None]
         here = here + torch.linalg.solve(curvature, towards).reshape(-1, 2, 3)
-    return best
+    return best, value
 
 
 def _normal(pixels: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
