@@ -162,7 +162,7 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
             for some in chosen.split(CHUNK) if len(chosen) else ():
                 one = thumbnails[near[some, 0]].float()
                 other = turned(thumbnails[near[some, 1]], turn).float()
-                theta: Tensor | None = None
+                theta = torch.eye(2, 3).repeat(len(some), 1, 1)
                 for steps, least in GREY:  # most pairs are unlike, and are dropped soon
                     theta, grey = lay_over(one, other, COARSE, theta, steps)
                     keep = grey >= least
