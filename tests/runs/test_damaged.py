@@ -187,7 +187,11 @@ def test_both_forms_of_a_split_are_read(run):
         values[name] = [
             {"path": photo.path, "label": photo.label, "group": None} for photo in old.photos[name]
         ]
-    path.write_text(json.dumps(values | {"dropped": ["a.jpg"], "relabelled": []}))
+    path.write_text(
+        json.dumps(
+            values | {"dropped": [{"path": "a.jpg", "reason": "broken: cut off"}], "relabelled": []}
+        )
+    )
     assert read.split(run) == old
 
 
