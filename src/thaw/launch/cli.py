@@ -113,6 +113,7 @@ def _unread() -> bool:
 
 
 SCRIPTS = (
+    "archs",
     "benchmark",
     "check",
     "compare",
