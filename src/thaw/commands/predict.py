@@ -29,7 +29,11 @@ def main() -> None:
     )
     for kind in ("csv", "json"):
         parser.add_argument(
-            f"--{kind}", nargs="?", const="-", metavar="FILE", help=f"{kind} to FILE or the screen"
+            f"--{kind}",
+            nargs="?",
+            const="-",
+            metavar="FILE",
+            help=f"as {kind.upper()}, to FILE or the screen",
         )
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the photos with labels")
     parser.add_argument(
