@@ -162,14 +162,20 @@ def test_a_mistake_is_a_user_error(tmp_path, words, settings, said):
     assert not [*tmp_path.glob("outputs/**/*")]
 
 
-def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path, handler):
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr("thaw.training.history.History.on_train_epoch_end", press)
-        with pytest.raises(KeyboardInterrupt):
-            thaw.train(data=few, **SMALL)
+        before = signal.signal(signal.SIGINT, handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                thaw.train(data=few, **SMALL)
+            assert signal.getsignal(signal.SIGINT) is handler
+        finally:
+            signal.signal(signal.SIGINT, before)
     (status,) = tmp_path.glob("outputs/runs/*/*/status.json")
     assert json.loads(status.read_text())["state"] == "interrupted"
     assert thaw.train(resume=status.parent).metrics["epochs"] == 1

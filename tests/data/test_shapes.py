@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from thaw.data import shapes
+from thaw.data.find import find
 from thaw.errors import UserError
 
 SMALL = {"train_per_class": 2, "test_per_class": 1, "size": 32}
@@ -40,6 +41,7 @@ def test_layout(drawn: Path):
     assert [path.name for path in drawn.parent.iterdir()] == ["shapes"]  # nothing left beside it
     manifest = json.loads((drawn / "shapes.json").read_text())
     assert manifest == {"format": shapes.FORMAT, "seed": 0, **SMALL}
+    assert not find(drawn).left_out  # so that training has nothing to say of it
 
 
 @pytest.mark.parametrize("size", [32, 75])

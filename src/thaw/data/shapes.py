@@ -17,10 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from thaw.data.find import MANIFEST
 from thaw.data.scenes import CLASSES, photo
 from thaw.errors import UserError
 
-MANIFEST = "shapes.json"
 FORMAT = 1  # raise it whenever the same arguments would draw other pixels
 MOST_IMAGES = 100_000
 POOL_ABOVE = 1_000  # below, starting the processes costs more than they save

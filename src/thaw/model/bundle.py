@@ -54,6 +54,9 @@ class Model:
         self.shift = torch.tensor(self.prior).log() if self.prior else 0.0
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
+    def __repr__(self) -> str:
+        return f"Model({self.backbone.origin['name']!r}, {len(self.classes)} classes)"
+
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
         return self._logits([seen(self.transforms, image) for image in images])
