@@ -164,7 +164,7 @@ def test_a_mistake_is_a_user_error(tmp_path, words, settings, said):
 
 @pytest.fixture
 def pythons_ctrl_c():
-    """What Ctrl-C does in Python by itself; commands that tests called before may have changed it."""
+    """Ctrl-C does what it does in Python by itself, whatever tests before have called."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
