@@ -1,0 +1,77 @@
+"""What was meant by a name that nothing has."""
+
+import difflib
+from collections.abc import Mapping
+
+
+def unknown(key: str, value: object, keys: list[str], options: Mapping[str, list[str]] = {}) -> str:
+    """The sentence for a key that nothing reads: what it may have been meant to be.
+
+    Args:
+        keys: all that there are.
+        options: of groups.
+    """
+    near = nearest(key, value, keys, options)
+    said = "" if value == "" or isinstance(value, Mapping | list) else f"={shown(value)}"
+    if near:
+        return f"There is no setting {key}; did you mean {' or '.join(_set(n, said) for n in near)}?"
+    group = key.partition(".")[0]
+    valid = [k for k in keys if k.startswith(f"{group}.")] or [k for k in keys if "." not in k]
+    return f"There is no setting {key}; valid are {', '.join(valid)}."
+
+
+def _set(near: str, said: str) -> str:
+    return near if "=" in near else f"{near}{said}"
+
+
+# What others call it.
+SYNONYMS = {
+    "model": "arch", "backbone": "arch", "net": "arch", "network": "arch", "architecture": "arch",
+    "dataset": "data", "datamodule": "data", "augmentation": "augment", "transforms": "augment",
+    "schedule": "finetune", "scheduler": "finetune", "learning_rate": "lr", "num_epochs": "epochs",
+    "max_epochs": "epochs", "bs": "batch_size", "batch": "batch_size", "num_workers": "workers",
+    "pretrained": "weights", "checkpoint": "resume", "ckpt": "resume", "ckpt_path": "resume",
+    "gpus": "devices", "device": "accelerator", "path": "root", "folder": "root", "dir": "root",
+    "data_dir": "root", "data_path": "root", "optim": "optimizer", "opt": "optimizer",
+    "image_size": "input_size", "wd": "weight_decay", "amp": "precision", "workdir": "hydra.run.dir",
+    "output": "hydra.run.dir", "output_dir": "hydra.run.dir", "out": "hydra.run.dir",
+}  # fmt: skip
+
+
+def nearest(
+    key: str, value: object, keys: list[str], options: Mapping[str, list[str]] = {}
+) -> list[str]:
+    """Up to three settings that an unknown key may stand for, `arch=resnet18` among them.
+
+    >>> keys = ["data.root", "data.batch_size", "finetune.phases.head.lr"]
+    >>> nearest("lr", 0.1, keys), nearest("data.roots", "a", keys), nearest("bs", 8, keys)
+    (['finetune.phases.head.lr'], ['data.root'], ['data.batch_size'])
+    >>> nearest("finetun", "full", keys, {"finetune": ["full"]})
+    ['finetune=full']
+    """
+    groups = [group for group, names in options.items() if value in names]
+    if len(groups) == 1 and "." not in key:
+        return [f"{groups[0]}={value}"]
+    above, _, last = key.rpartition(".")
+    last = SYNONYMS.get(last, last)
+    every = [*keys, *options]
+    ends: dict[str, list[str]] = {}
+    for known in every:
+        ends.setdefault(known.rpartition(".")[2], []).append(known)
+    whole = difflib.get_close_matches(f"{above}.{last}" if above else last, every, 3, 0.8)
+    alike = ends.get(last) or [
+        k for end in difflib.get_close_matches(last, ends, 3, 0.7) for k in ends[end]
+    ]
+    found = [last] if last in every else [*whole, *alike]
+    if above:  # of its own group, if there are any
+        own = [k for k in found if k.partition(".")[0] == above.partition(".")[0]]
+        found = own or found
+    return list(dict.fromkeys(found))[:3]
+
+
+def shown(value: object) -> str:
+    """A value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    text = value if isinstance(value, str) and value.strip() else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"

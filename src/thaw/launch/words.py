@@ -1,0 +1,209 @@
+"""What is typed, as Hydra should read it: paths need no quotes but the shell's own.
+
+Slips that other programs' habits lead to (`--data.root=R`, `data.root = R`, a bare path) are told,
+with what was meant. Nothing here imports Hydra or torch.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from thaw.launch.settings import KEYS, PATH
+
+# Hydra's own flags, and those that take a word.
+FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
+FLAGS |= {"--shell-completion", "-sc"}
+TAKES = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"}
+TAKES |= {"--config-dir", "-cd", "--experimental-rerun"}
+INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
+SETTING = re.compile(r"(?P<plus>\+{0,2})(?P<key>[^\s=~+'\"\[{(]+)\s*=(?P<value>.*)", re.DOTALL)
+
+
+def read(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[str]]:
+    """The arguments as Hydra should get them, and a sentence for each that is a slip.
+
+    Args:
+        conf: Thaw's folder of settings: a group's options are its files.
+    """
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    flags, words = _apart(arguments)
+    words, slips = _without_slips(words, options(conf))
+    return [*flags, *(as_typed(word, multirun) for word in words)], slips
+
+
+def options(conf: Path) -> dict[str, list[str]]:
+    """The names that each group takes.
+
+    >>> options(Path("nowhere"))
+    {}
+    """
+    found: dict[str, list[str]] = {}
+    for path in sorted(conf.glob("*/*.yaml")):
+        found.setdefault(path.parent.name, []).append(path.stem)
+    found.pop("hydra", None)
+    return found
+
+
+def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the rest."""
+    flags, words = [], []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        name = word.partition("=")[0]
+        if name in FLAGS | TAKES | {"--info", "-i"}:
+            flags.append(word)
+            if "=" not in word and waiting and (
+                name in TAKES or (name not in FLAGS and waiting[0] in INFO)
+            ):
+                flags.append(waiting.pop(0))
+        else:
+            words.append(word)
+    return flags, words
+
+
+def _without_slips(words: list[str], groups: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """Words that are settings, and a sentence for each of the others."""
+    good: list[str] = []
+    slips: list[str] = []
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        following = waiting[0] if waiting else ""
+        bare = word.lstrip("-")
+        if word.startswith("-") and bare:
+            if "=" not in bare and following and not _is_setting(following):
+                word, bare = f"{word} {following}", f"{bare}={waiting.pop(0).removeprefix('=')}"
+            slips.append(_meant(word, bare, groups))
+        elif following == "=" and len(waiting) > 1 and "=" not in word:  # data.root = photos
+            waiting.pop(0)
+            value = waiting.pop(0)
+            slips.append(_meant(f"{word} = {value}", f"{word}={value}", groups))
+        elif following.startswith("=") and "=" not in word:  # data.root =photos
+            slips.append(_meant(f"{word} {following}", word + waiting.pop(0), groups))
+        elif re.fullmatch(r"[\w.@/]+=", word) and following and not _is_setting(following):
+            slips.append(_meant(f"{word} {following}", word + waiting.pop(0), groups))
+        elif not _is_setting(word) and not re.fullmatch(r"~[\w.@/-]+(=.*)?", word, re.DOTALL):
+            before = good[-1].partition("=")[2] if good else ""
+            if before and Path(f"{before} {word}").exists():  # a space that the shell took
+                slips.append(f"Expected KEY=VALUE, got {word}; did you mean '{good[-1]} {word}'?")
+            else:
+                slips.append(_meant(word, word, groups))
+        elif (found := SETTING.fullmatch(word)) and _is_misplaced(found, groups):
+            slips.append(_meant(word, found["value"], groups))
+        else:
+            good.append(word)
+    return good, slips
+
+
+def _is_setting(word: str) -> bool:
+    return SETTING.fullmatch(word) is not None and not word.startswith("-")
+
+
+def _is_misplaced(found: re.Match[str], groups: dict[str, list[str]]) -> bool:
+    """Whether a path was given to a group, as in `data=photos/`."""
+    key, value = found["key"], found["value"].strip("'\"")
+    if key not in ("data", "arch", "dataset") or value in groups.get(key, ()):
+        return False
+    named = value.startswith(("/", "~/", "./", "../")) or value.endswith("/")
+    return bool(value) and (named or _exists(value))
+
+
+def _meant(said: str, bare: str, groups: dict[str, list[str]]) -> str:
+    """The sentence for a word that isn't KEY=VALUE."""
+    found = SETTING.fullmatch(bare)
+    key, value = (found["key"], found["value"]) if found else ("", bare)
+    path = Path(value.strip("'\"")).expanduser()
+    if key in ("data.root", "") and (_exists(value) or "/" in value or key):
+        if not key and (path / ".hydra").is_dir():
+            better = f"resume={value}"
+        elif not key and _exists(value) and path.is_file():
+            better = f"arch.weights={value}"
+        else:
+            better = f"data=folder data.root={value}"
+    elif key:
+        better = bare
+    else:
+        named = [f"{group}={value}" for group, names in groups.items() if value in names]
+        better = " or ".join(named)
+    return f"Expected KEY=VALUE, got {said}" + (f"; did you mean {better}?" if better else ".")
+
+
+def as_typed(word: str, multirun: bool = False) -> str:
+    r"""A setting of which Hydra's grammar takes nothing away, where the setting is text.
+
+    >>> as_typed("data.root=my photos (2024)")
+    "data.root='my photos (2024)'"
+    >>> as_typed("data.batch_size=8"), as_typed("arch.weights=null")
+    ('data.batch_size=8', 'arch.weights=null')
+    >>> as_typed("arch.weights=DEFAULT,null", multirun=True)
+    "arch.weights='DEFAULT',null"
+    """
+    found = SETTING.fullmatch(word)
+    if found is None:
+        return word
+    key, value = found["key"], found["value"]
+    kind = KEYS.get(key)
+    if kind is None or not kind.typed:
+        if not ("/" in value and _exists(value)):
+            return word
+        return f"{found['plus']}{key}={quoted(_literal(value))}"
+    is_path = PATH.valid in kind.valid
+    if kind.null and value == "null":
+        return word
+    if not _exists(value):
+        value = value.strip()
+        if _is_quoted(value):
+            return f"{found['plus']}{key}={value}"
+        if multirun and not key.startswith("hydra.") and re.match(r"(choice|glob|sort|shuffle)\(", value):
+            return word
+        if multirun and "," in value and not key.startswith(("hydra.", "cache.")):
+            parts = [as_typed(f"{key}={part}").partition("=")[2] for part in value.split(",")]
+            return f"{found['plus']}{key}={','.join(parts)}"
+        if (plain := _unescaped(value)) is not None and (_exists(plain) or not is_path):
+            value = plain
+    return f"{found['plus']}{key}={quoted(_literal(value, is_path))}"
+
+
+def _literal(value: str, is_path: bool = True) -> str:
+    """With the home folder for `~`; `${` is no reference where a file is called so."""
+    if not _exists(value):
+        return str(Path(value).expanduser()) if is_path and value.startswith("~") else value
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+
+
+def _exists(value: str) -> bool:
+    try:
+        return bool(value) and Path(value).exists()
+    except (OSError, ValueError):  # longer than file systems allow, or with a NUL
+        return False
+
+
+def _is_quoted(value: str) -> bool:
+    """Whether it is one string in Hydra's own quotes."""
+    return re.fullmatch(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", value, re.DOTALL) is not None
+
+
+def _unescaped(value: str) -> str | None:
+    """What `my\\ photos` means to Hydra without quotes; None if nothing is escaped in its way."""
+    plain = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", value)
+    return plain if plain != value else None
+
+
+def quoted(text: str) -> str:
+    r"""Text as a value in Hydra's grammar, whatever is in it.
+
+    >>> print(quoted("it's"), quoted("C:\\photos\\"), quoted("a\\b"))
+    'it\'s' 'C:\photos\\' 'a\b'
+    """
+    # A backslash stands for itself, except before a quote and at the end.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", r"\'"), text) + "'"
+
+
+def unquoted(value: str) -> str:
+    """What `quoted` was given."""
+    if not _is_quoted(value):
+        return value
+    quote = value[0]
+    return re.sub(rf"(\\*)(\\{quote}|$)", lambda m: m[1][: len(m[1]) // 2] + m[2][-1:], value[1:-1])
+
