@@ -1,6 +1,6 @@
-"""What every command line shares: exit codes, and what `train.py` needs before Hydra starts.
+"""What every command line shares: exit codes, and what `thaw train` needs before Hydra starts.
 
-Nothing here imports torch: `python train.py --help` answers at once.
+Nothing here imports torch: `thaw train --help` answers at once.
 """
 
 import atexit
@@ -73,6 +73,26 @@ def command(main: Callable[[], Any]) -> NoReturn:
     sys.exit(0)
 
 
+SCRIPTS = (
+    "benchmark",
+    "compare",
+    "describe",
+    "evaluate",
+    "export",
+    "predict",
+    "serve",
+    "shortlist",
+)
+
+
+def door(command: str) -> str:
+    """A command as the user types it here, who has come by `thaw …` or by the repository's files."""
+    script = Path(sys.argv[0])
+    if script.suffix != ".py" or script.stem not in ("train", *SCRIPTS):
+        return f"thaw {command}"
+    return f"python {'train.py' if command == 'train' else f'scripts/{command}.py'}"
+
+
 def is_first_process() -> bool:
     """Whether this process is the only one, or the one that writes; the others fall silent."""
     ranks = (os.environ.get(name, "0") for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
@@ -85,15 +105,17 @@ def is_first_process() -> bool:
 
 
 def run_alone(overrides: Sequence[str], folder: str) -> float:
-    """Do a sweep's job in a process of its own; returns the best val loss.
+    """Do a run in a process of its own; returns the best val loss.
 
     Raises:
         UserError: the job failed; its own message is in the terminal already.
     """
     # An experiment may be a sweep itself, so the mode is said.
     place = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(folder)}"]
-    command = [sys.executable, os.path.abspath(sys.argv[0]), *overrides, *place]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # it is in train.log as well
+    command = [sys.executable, "-m", "thaw", "train", *overrides, *place]
+    # `-m` would look for modules in the working directory first, whatever lies there.
+    env = {**os.environ, "PYTHONSAFEPATH": "1"}
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)  # it's in train.log too
     try:
         code = child.wait()
     except Interrupted as interrupt:
@@ -158,7 +180,7 @@ def user_sentence(error: Exception) -> str | None:
         more = f" {cause}" if cause and str(cause) not in str(error) else ""
         sentence = _one_line(str(error) + more)
         if re.search(r"find 'hydra/(launcher|sweeper)/(joblib|submitit|optuna)", sentence):
-            sentence += '; it comes with pip install -e ".[sweep]"'
+            sentence += '; it comes with pip install "thaw-vision[sweep]"'
         return sentence
     return None
 

@@ -1,0 +1,76 @@
+"""Where settings are: a `conf/` folder in the working directory, then the one that Thaw brings.
+
+Nothing here imports torch.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig
+
+import thaw
+
+VERSION = "1.3"  # of Hydra, whose habits Thaw counts on
+# Groups that Thaw's config.yaml chooses from; a config.yaml with none of them is of something else.
+GROUPS = {"arch", "data", "augment", "optimizer", "finetune", "trainer"}
+
+
+def folder() -> Path:
+    """The settings that Thaw brings: inside the installed package, or at the repository's top."""
+    package = Path(thaw.__file__).resolve().parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parents[1] / "conf"
+
+
+def own() -> Path | None:
+    """The user's own `conf/` in the working directory; None if it isn't there, or isn't Thaw's."""
+    path = Path("conf").resolve()
+    if not path.is_dir() or path.samefile(folder()) or _of_another(path / "config.yaml"):
+        return None
+    return path
+
+
+def _of_another(config: Path) -> bool:
+    """Whether this is another Hydra project's main file: it chooses from none of Thaw's groups."""
+    if not config.is_file():
+        return False
+    try:
+        defaults = yaml.safe_load(config.read_text(encoding="utf-8"))["defaults"]
+        chosen = {key for item in defaults if isinstance(item, dict) for key in item}
+    except Exception:  # whatever a file that isn't one of Thaw's makes its reader raise
+        return True
+    return not chosen & GROUPS
+
+
+def options(group: str) -> dict[str, Path]:
+    """The files of a group by name; the user's own hide those that Thaw brings."""
+    folders = [folder(), own()]
+    files = [file for top in folders if top for file in (top / group).glob("*.yaml")]
+    return dict(sorted((file.stem, file) for file in files if file.stat().st_size))
+
+
+def composed(words: Sequence[str] = (), hydra: bool = False) -> DictConfig:
+    """The settings that these words (`KEY=VALUE`) make, and with `hydra` those of Hydra as well."""
+    register()
+    with initialize_config_dir(str(folder()), version_base=VERSION):
+        return compose("config", list(words), return_hydra_config=hydra)
+
+
+class OwnConf(SearchPathPlugin):
+    """Makes Hydra look into the user's `conf/` before it looks into Thaw's."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Leave other Hydra programs of this process alone: their main folder isn't Thaw's."""
+        paths = [item.path.removeprefix("file://") for item in search_path.get_path()]
+        if str(folder()) in paths and (mine := own()):
+            search_path.prepend("own", f"file://{mine}", "main")
+
+
+def register() -> None:
+    """Let Hydra know of the user's own `conf/`; again is harmless."""
+    Plugins.instance().register(OwnConf)
