@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from thaw.data.augment import Augment
+from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
 from thaw.evaluation import scores
 from thaw.launch import cli, memory
+from thaw.launch.build import make
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.report import metrics as report
@@ -107,18 +107,17 @@ def build(cfg: DictConfig, sweep: bool = False) -> Parts:
     """
 
     def seed() -> int:
-        cli.check_seed(cfg.seed)
         torch.manual_seed(cfg.seed)  # before the net is built: it may begin with random weights
         return cfg.seed
 
     makers: dict[str, Callable[[], Any]] = {
         "seed": seed,
         "cache": lambda: FeatureCache(**cfg.cache),
-        "schedule": lambda: instantiate(cfg.finetune),
-        "optimizer": lambda: check_optimizer(instantiate(cfg.optimizer)),
-        "augment": lambda: instantiate(cfg.augment),
+        "schedule": lambda: make(cfg.finetune, "finetune"),
+        "optimizer": lambda: check_optimizer(make(cfg.optimizer, "optimizer")),
+        "augment": lambda: check_augment(make(cfg.augment, "augment")),
         "backbone": lambda: jobs.backbone(cfg.arch, shared=sweep),
-        "data": lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
+        "data": lambda: make(cfg.data, "data", seed=cfg.seed).checked(),
         "trainer": lambda: OmegaConf.to_container(cfg.trainer, resolve=True),
     }
     made = dict(zip(makers, cli.build_all(*makers.values()), strict=True))

@@ -15,7 +15,11 @@ from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from thaw.launch import cli, conf, names
+from thaw.errors import UserError
+from thaw.launch import cli, conf, names, settings
+from thaw.launch.build import make
+from thaw.launch.mistakes import mistakes
+from thaw.launch.words import read
 from thaw.sweeps import jobs
 
 if TYPE_CHECKING:
@@ -51,6 +55,8 @@ def run(cfg: DictConfig) -> float | None:
 
 def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
+    # The schedule needs no torch either.
+    cli.build_all(lambda: settings.check(cfg), lambda: make(cfg.finetune, "finetune"))
     from thaw.commands.one_run import one_run
     from thaw.training.run import check_unchanged, plain
 
@@ -78,6 +84,9 @@ def start(words_from: int = 1) -> None:
     """
     # argparse, which reads them, wants `-m` before what it applies to.
     words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
+    words, slips = read(words)
+    if slips:
+        raise UserError("\n".join([*slips, *mistakes(words)]))
     words = cli.resume_arguments(words)
     sys.argv[words_from:] = words
     if (here := os.getcwd()) not in sys.path:
@@ -87,7 +96,14 @@ def start(words_from: int = 1) -> None:
     setbase(conf.VERSION)
     parser = get_args_parser()
     # As `hydra.main` does it, which reads `sys.argv`.
-    _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
+    try:
+        _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
+    except UserError:
+        raise
+    except Exception as error:  # of all mistakes Hydra tells one, in its own way
+        if sentences := mistakes(words):
+            raise UserError("\n".join(sentences)) from error
+        raise
     if jobs.failures:
         sys.exit(1)
 

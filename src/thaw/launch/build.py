@@ -1,8 +1,10 @@
 """Objects from settings: what their makers don't take or refuse is told in a sentence."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from omegaconf import DictConfig
 
 from thaw.errors import UserError
 from thaw.launch.meant import shown, unknown
@@ -23,6 +25,8 @@ def make(settings: Any, key: str, **more: Any) -> Any:
     from hydra.errors import InstantiationException
     from hydra.utils import get_object, instantiate
 
+    if not isinstance(settings, Mapping | DictConfig):
+        raise UserError(f"Expected {key} to be a group of settings, got {shown(settings)}.")
     target = settings.get("_target_")
     try:
         found = get_object(target)

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from thaw.errors import UserError
+from thaw.launch.quotes import quoted, unquoted
 
 
 class Interrupted(BaseException):
@@ -111,7 +112,7 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
         UserError: the job failed; its own message is in the terminal already.
     """
     # An experiment may be a sweep itself, so the mode is said.
-    place = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(folder)}"]
+    place = ["hydra.mode=RUN", f"hydra.run.dir={quoted(folder)}"]
     command = [sys.executable, "-m", "thaw", "train", *overrides, *place]
     # `-m` would look for modules in the working directory first, whatever lies there.
     env = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -128,17 +129,6 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
     return metrics["val/loss"]
 
 
-def _quoted(path: str) -> str:
-    """A path as a value in Hydra's grammar."""
-    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def check_seed(seed: object) -> None:
-    """Raise UserError unless the seed is one."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise UserError(f"Expected seed to be a whole number from 0, got {seed!r}.")
-
-
 def build_all(*builders: Callable[[], Any]) -> list[Any]:
     """What each builder makes; all their complaints in one UserError."""
     built, sentences = [], []
@@ -151,7 +141,7 @@ def build_all(*builders: Callable[[], Any]) -> list[Any]:
                 raise
             sentences.append(sentence)
     if sentences:
-        raise UserError("\n".join(sentences))
+        raise UserError("\n".join(dict.fromkeys(sentences)))
     return built
 
 
@@ -201,7 +191,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     placed = any(argument.startswith("hydra.run.dir=") for argument in arguments)
     if not given or placed:  # placed: a further rank of a run that was expanded already
         return arguments
-    folder = Path(given[-1].removeprefix("resume=").strip("'\"")).expanduser()
+    folder = Path(unquoted(given[-1].removeprefix("resume="))).expanduser()
     saved = folder / ".hydra" / "overrides.yaml"
     if not saved.is_file():
         raise UserError(
@@ -213,7 +203,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     from omegaconf import OmegaConf
 
     before = [str(override) for override in OmegaConf.load(saved)]
-    here = _quoted(str(folder.resolve()))
+    here = quoted(str(folder.resolve()))
     rest = [argument for argument in arguments if argument not in given]
     # `.hydra` stays as the run began: what is asked for now is compared with it.
     place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]

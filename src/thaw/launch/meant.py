@@ -1,7 +1,8 @@
 """What was meant by a name that nothing has."""
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 
 def unknown(key: str, value: object, keys: list[str], options: Mapping[str, list[str]] = {}) -> str:
@@ -14,7 +15,9 @@ def unknown(key: str, value: object, keys: list[str], options: Mapping[str, list
     near = nearest(key, value, keys, options)
     said = "" if value == "" or isinstance(value, Mapping | list) else f"={shown(value)}"
     if near:
-        return f"There is no setting {key}; did you mean {' or '.join(_set(n, said) for n in near)}?"
+        return (
+            f"There is no setting {key}; did you mean {' or '.join(_set(n, said) for n in near)}?"
+        )
     group = key.partition(".")[0]
     valid = [k for k in keys if k.startswith(f"{group}.")] or [k for k in keys if "." not in k]
     return f"There is no setting {key}; valid are {', '.join(valid)}."
@@ -33,7 +36,7 @@ SYNONYMS = {
     "pretrained": "weights", "checkpoint": "resume", "ckpt": "resume", "ckpt_path": "resume",
     "gpus": "devices", "device": "accelerator", "path": "root", "folder": "root", "dir": "root",
     "data_dir": "root", "data_path": "root", "optim": "optimizer", "opt": "optimizer",
-    "image_size": "input_size", "wd": "weight_decay", "amp": "precision", "workdir": "hydra.run.dir",
+    "image_size": "input_size", "wd": "weight_decay", "amp": "precision",
     "output": "hydra.run.dir", "output_dir": "hydra.run.dir", "out": "hydra.run.dir",
 }  # fmt: skip
 
@@ -69,9 +72,19 @@ def nearest(
     return list(dict.fromkeys(found))[:3]
 
 
+def near(name: str, names: Iterable[str]) -> list[str]:
+    """The names that are most like it, at most four."""
+    return difflib.get_close_matches(name, list(names), 4, 0.6)
+
+
+# Text that would be read as something else.
+LIKE_OTHERS = re.compile(r"[-+]?[\d.][\d.eE+_-]*|true|false|null|nan|[-+]?inf", re.IGNORECASE)
+
+
 def shown(value: object) -> str:
     """A value as it is typed."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
-    text = value if isinstance(value, str) and value.strip() else repr(value)
+    plain = isinstance(value, str) and value.strip() and not LIKE_OTHERS.fullmatch(value)
+    text = str(value) if plain else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"

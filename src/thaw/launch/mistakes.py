@@ -1,170 +1,138 @@
-"""All that keeps settings from composing, found at once; Hydra stops at the first.
+"""All that keeps settings from composing, found at once: Hydra stops at the first.
 
 Nothing here imports torch.
 """
 
+import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from thaw.errors import UserError
-from thaw.launch.meant import unknown
+from thaw.launch import conf
+from thaw.launch.build import SPECIAL
+from thaw.launch.meant import near, shown, unknown
 from thaw.launch.settings import KEYS, PHASE, check
 
-PLACES = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # of the sweep extra
+EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # launchers and sweepers
 
 
-def mistakes(words: Sequence[str], conf: Path) -> list[str]:
+def mistakes(words: Sequence[str]) -> list[str]:
     """A sentence for each setting that doesn't exist or can't be right.
 
     Args:
         words: settings as Hydra gets them; flags among them are left out.
-        conf: Thaw's folder of settings.
     """
     problems: list[str] = []
     overrides: list[Override] = []
     parser = OverridesParser.create()
-    for word in _settings(words):
+    for word in words:
+        if word.startswith("-") or not ("=" in word or word.startswith("~")):
+            continue
         try:
             overrides.append(parser.parse_override(word))
-        except (HydraException, RecursionError):
-            problems.append(not_parsed(word))
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        except (HydraException, RecursionError, ValueError):
+            problems.append(
+                f"Expected KEY=VALUE, got {word}; a value with brackets, commas or spaces goes in"
+                " quotes of its own, inside those of the shell: \"KEY='VALUE'\"."
+            )
+    conf.register()
+    with initialize_config_dir(str(conf.folder()), version_base=conf.VERSION):
         loader = GlobalHydra.instance().config_loader()
-        groups = {g: loader.get_group_options(g) for g in loader.list_groups("")}
-        places = {g: loader.get_group_options(g) for g in ("hydra/launcher", "hydra/sweeper")}
+        names = [*loader.list_groups(""), "hydra/launcher", "hydra/sweeper"]
+        options = {name: loader.get_group_options(name) for name in names}
         chosen, others = [], []
         for override in overrides:
             key = override.key_or_group
-            if key in groups | places:
-                wrong = _options(override, key, (groups | places)[key])
-                problems += wrong
-                if not wrong:
-                    chosen.append(_single(override))
-            elif key.startswith("hydra.searchpath"):
-                chosen.append(_single(override))
+            wrong = _no_option(override, options[key]) if key in options else []
+            problems += wrong
+            if key in options or key.startswith("hydra.searchpath"):
+                chosen += [] if wrong else [_of_first_job(override)]
             else:
                 others.append(override)
         try:
             base = compose("config", chosen)
-        except (HydraException, OmegaConfBaseException) as error:
-            return problems or [str(error).splitlines()[0]]
-        keys = _keys(base)
-        names = {group: options for group, options in groups.items() if group != "hydra"}
-        good = []
-        for override in others:
-            sentence = _unknown(override, base, keys, names)
-            if sentence:
-                problems.append(sentence)
-            else:
-                good.append(_single(override))
-        try:
-            check(compose("config", [*chosen, *good]), conf)
+            keys = _keys(base)
+            groups = {name: found for name, found in options.items() if "hydra" not in name}
+            for override in others:
+                if sentence := _unknown(override, keys, groups):
+                    problems.append(sentence)
+                else:
+                    chosen.append(_of_first_job(override))
+            check(compose("config", chosen))
         except UserError as error:
             problems.append(str(error))
-        except (HydraException, OmegaConfBaseException) as error:
-            if not problems:
-                problems.append(_plain(error))
+        except Exception as error:  # whatever Hydra makes of it
+            problems += [] if problems else [_first_line(error)]
     return problems
 
 
-def not_parsed(word: str) -> str:
-    """The sentence for a setting that Hydra's grammar can't read."""
-    return (
-        f"Expected KEY=VALUE, got {word}; a value with brackets, commas or spaces goes in quotes"
-        " of its own: KEY=\"'VALUE'\"."
-    )
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()[0]
+    if found := re.search(r"already at '(.+)'", text):
+        return f"{found[1]} is set already; change it without a +: {found[1]}=VALUE"
+    if found := re.match(r"Could not delete from config.*?'(.+)'", text):
+        return f"There is nothing to leave out at {found[1]}."
+    return text
 
 
-def _settings(words: Sequence[str]) -> list[str]:
-    return [w for w in words if not w.startswith("-") and ("=" in w or w.startswith("~"))]
-
-
-def _values(override: Override) -> list[Any]:
-    """The value, or those of a sweep."""
+def _of_first_job(override: Override) -> str:
+    """The override as the first job of a sweep gets it."""
     if override.is_choice_sweep():
-        return [v.text if isinstance(v, QuotedString) else v for v in override.value().list]  # type: ignore[union-attr]
-    return [override.value()]
-
-
-def _single(override: Override) -> str:
-    """The override as a job gets it; of a sweep, its first."""
-    if override.is_sweep_override() and override.is_choice_sweep():
-        first = next(iter(override.sweep_string_iterator()))
-        return f"{override.get_key_element()}={first}"
+        return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
     if override.is_sweep_override():
         return f"{override.get_key_element()}={override.value().start}"  # type: ignore[union-attr]
     return override.input_line or ""
 
 
-def _options(override: Override, group: str, options: list[str]) -> list[str]:
-    if override.is_delete():
+def _plain(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
+
+
+def _no_option(override: Override, options: list[str]) -> list[str]:
+    """A sentence for each value that is no option of the group."""
+    if override.is_delete() or override.is_interval_sweep() or override.is_range_sweep():
         return []
-    problems = []
-    for value in _values(override):
-        if value in options or (value is None and group == "experiment"):
+    group, problems = override.key_or_group, []
+    values = override.value().list if override.is_choice_sweep() else [override.value()]  # type: ignore[union-attr]
+    for value in map(_plain, values):
+        if value in options:
             continue
-        if value in PLACES:
+        if isinstance(value, str) and value in EXTRA:
             problems.append(f'{group}={value} comes with pip install "thaw-vision[sweep]".')
             continue
-        near = _near(str(value), options)
-        shown = ", ".join(near) if near else ", ".join(options)
-        kind = "near it are" if near else "valid are"
-        problems.append(f"There is no {group}={_text(value)}; {kind} {shown}.")
+        close = near(str(value), options)
+        valid = f"near it are {', '.join(close)}" if close else f"valid are {', '.join(options)}"
+        problems.append(f"There is no {group}={shown(value)}; {valid}.")
     return problems
 
 
-def _near(value: str, options: list[str]) -> list[str]:
-    import difflib
-
-    return difflib.get_close_matches(value, options, 4, 0.6)
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value)
-
-
 def _keys(node: Any, where: str = "") -> list[str]:
-    """All keys of the leaves, and of the groups above them."""
-    if not isinstance(node, DictConfig):
-        return []
-    keys = []
-    for name in node:
-        key = f"{where}{name}"
-        missing = OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name)
-        below = [] if missing else _keys(node[name], f"{key}.")
-        keys += [key, *below]
+    """All keys at any depth."""
+    keys: list[str] = []
+    for name in node if isinstance(node, DictConfig) else ():
+        keys.append(f"{where}{name}")
+        if not (OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name)):
+            keys += _keys(node[name], f"{where}{name}.")
     return keys
 
 
-def _unknown(
-    override: Override, base: DictConfig, keys: list[str], options: dict[str, list[str]]
-) -> str | None:
-    key = override.key_or_group
-    if key.startswith("hydra.") or key in keys or (override.is_add() or override.is_force_add()):
-        return None if override.is_delete() or override.value() != {} else _sets_nothing(key)
-    value = override.value() if not override.is_sweep_override() else ""
-    value = value.text if isinstance(value, QuotedString) else value
-    leaves = [k for k in keys if not isinstance(OmegaConf.select(base, k, throw_on_missing=False), DictConfig)] if False else keys
+def _unknown(override: Override, keys: list[str], options: dict[str, list[str]]) -> str | None:
+    """What to say of a key that isn't there."""
+    key, sweep = override.key_or_group, override.is_sweep_override()
+    value = None if override.is_delete() or sweep else _plain(override.value())
+    if key.startswith("hydra.") or key in keys or override.is_add() or override.is_force_add():
+        return None
     above, _, last = key.rpartition(".")
     phase = above.startswith("finetune.phases.") and above in keys and last in PHASE
     if not override.is_delete() and (phase or key in KEYS):
-        return f"{key} isn't among the settings yet; add it: +{override.input_line}"
-    shown = "" if override.is_delete() else value
-    return unknown(key, shown, [k for k in leaves if not k.endswith(("_target_", "_partial_", "_convert_"))], options)
-
-
-def _sets_nothing(key: str) -> str:
-    return f"{key}={{}} sets nothing, since it is merged with what there is; remove what is in it: ~{key}.NAME"
-
-
-def _plain(error: Exception) -> str:
-    return str(error).splitlines()[0]
+        return f"{key} isn't set so far; add it: +{override.input_line}"
+    settable = [k for k in keys if k.rpartition(".")[2] not in SPECIAL]
+    said = "" if value is None else value
+    return unknown(key, said, settable, options)

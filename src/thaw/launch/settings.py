@@ -14,9 +14,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from thaw.errors import UserError
+from thaw.launch import conf
 from thaw.launch.meant import shown, unknown
 
 OURS = ("thaw.", "torch.", "torchvision.", "lightning.")  # the `_target_`s that Thaw comes with
+LARGE = 2**63 - 1  # what torch takes as a seed
 GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer", "cache")
 
 
@@ -43,7 +45,8 @@ class Kind:
 
 def whole(low: int, high: int) -> Kind:
     """Whole numbers from `low` to `high`."""
-    return Kind(f"a whole number from {low} to {high}", lambda v: _is(v, int) and low <= v <= high)
+    bound = f" to {high}" if high < LARGE else ""
+    return Kind(f"a whole number from {low}{bound}", lambda v: _is(v, int) and low <= v <= high)
 
 
 def number(low: float, high: float, above: bool = False) -> Kind:
@@ -53,11 +56,6 @@ def number(low: float, high: float, above: bool = False) -> Kind:
         words if above else f"a number {words}",
         lambda v: _is(v, int | float) and low <= v <= high and not (above and v == low),
     )
-
-
-def one_of(*names: object) -> Kind:
-    """These and no others."""
-    return Kind("one of " + ", ".join(map(_typed, names)), lambda v: any(v is n or (v == n and type(v) is type(n)) for n in names))
 
 
 def or_null(kind: Kind) -> Kind:
@@ -89,16 +87,22 @@ INSIDE = Kind(
 SHARE = Kind("a number between 0 and 1", lambda v: _is(v, int | float) and 0 < v < 1)
 BETAS = Kind(
     "two numbers from 0, below 1, such as [0.9,0.999]",
-    lambda v: isinstance(v, list) and len(v) == 2 and all(_is(b, int | float) and 0 <= b < 1 for b in v),
+    lambda v: (
+        isinstance(v, list) and len(v) == 2 and all(_is(b, int | float) and 0 <= b < 1 for b in v)
+    ),
 )
 DEVICES = Kind(
     "auto, a number of devices from 1, or a list of device numbers",
-    lambda v: v in ("auto", "-1") or (_is(v, int) and (1 <= v <= 4096 or v == -1)) or (isinstance(v, str) and v.replace(",", "").isdigit())
-    or (isinstance(v, list) and bool(v) and all(_is(d, int) and d >= 0 for d in v)),
+    lambda v: (
+        v in ("auto", "-1")
+        or (_is(v, int) and (1 <= v <= 4096 or v == -1))
+        or (isinstance(v, str) and v.replace(",", "").isdigit())
+        or (isinstance(v, list) and bool(v) and all(_is(d, int) and d >= 0 for d in v))
+    ),
 )
 
 KEYS = {
-    "seed": whole(0, 2**63 - 1),
+    "seed": whole(0, LARGE),
     "resume": or_null(PATH),
     "from_run": or_null(PATH),
     "resume_with_changes": SWITCH,
@@ -125,7 +129,7 @@ KEYS = {
     "data.source.train_per_class": whole(1, 1_000_000),
     "data.source.test_per_class": whole(1, 1_000_000),
     "data.source.size": whole(16, 4096),
-    "data.source.seed": whole(0, 2**63 - 1),
+    "data.source.seed": whole(0, LARGE),
     "data.source.url": NAME,
     "optimizer.lr": never("learning rates are the schedule's (finetune.phases.head.lr)"),
     "optimizer.params": never("they are the net's"),
@@ -138,7 +142,9 @@ KEYS = {
     "trainer.channels_last": SWITCH,
     "trainer.keep_memory": SWITCH,
     "trainer.fuse": SWITCH,
-    "trainer.compile": Kind("true, false or a backend's name", lambda v: isinstance(v, bool) or _is_text(v)),
+    "trainer.compile": Kind(
+        "true, false or a backend's name", lambda v: isinstance(v, bool) or _is_text(v)
+    ),
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
 }
@@ -147,26 +153,28 @@ PHASE = ("train", "epochs", "lr", "lr_decay", "warmup", "anneal", "until", "pati
 PHASE += ("restore_best",)
 
 
-def check(cfg: DictConfig, conf: Path) -> None:
-    """Raise UserError, with a line for all that can't be right in these settings.
-
-    Args:
-        conf: Thaw's folder of settings, whose `config.yaml` says what there is at the top.
-    """
+def check(cfg: DictConfig) -> None:
+    """Raise UserError, with a line for all that can't be right in these settings."""
     values, problems = resolved(cfg)
     broken = {problem.split(" ")[1] for problem in problems}
-    known = _tops(conf)
+    known = _tops()
     interpolated = str(OmegaConf.to_container(cfg, resolve=False))
     for name in values:
         if name not in known and f"${{{name}" not in interpolated:
             problems.append(unknown(name, values[name], sorted(known)))
     for name in GROUPS:
         if not isinstance(values.get(name), Mapping) and name not in broken:
-            problems.append(f"Expected {name} to be a group of settings, got {shown(values.get(name))}.")
+            problems.append(
+                f"Expected {name} to be a group of settings, got {shown(values.get(name))}."
+            )
     cache = values.get("cache")
     if isinstance(cache, Mapping):
         own = [key.removeprefix("cache.") for key in KEYS if key.startswith("cache.")]
-        problems += [unknown(f"cache.{key}", "", [f"cache.{k}" for k in own]) for key in cache if key not in own]
+        problems += [
+            unknown(f"cache.{key}", "", [f"cache.{k}" for k in own])
+            for key in cache
+            if key not in own
+        ]
     for key in KEYS:  # what is read from the settings themselves, not by a function with defaults
         group, _, name = key.rpartition(".")
         if group in ("", "cache", "trainer") and key != "from_run":
@@ -202,19 +210,21 @@ def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
                 made.append((key, plain(node[key], place)))
             except (OmegaConfBaseException, RecursionError) as error:
                 raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
-                why = "in a circle" if isinstance(error, RecursionError) else "to what isn't there"
+                why = "to itself" if "ecursi" in str(error) else "to what isn't there"
                 problems.append(f"Expected {place} to be a value, but {shown(raw)} refers {why}.")
         return dict(made) if isinstance(node, DictConfig) else [value for _, value in made]
 
     return plain(cfg, ""), problems
 
 
-def _tops(conf: Path) -> set[str]:
+def _tops() -> set[str]:
     """What `config.yaml` and the groups that it names hold at the top."""
-    config = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"))
+    files = [place / "config.yaml" for place in (conf.own(), conf.folder()) if place]
+    config = OmegaConf.to_container(OmegaConf.load(next(filter(Path.is_file, files))))
     assert isinstance(config, dict)
     groups = {key for line in config.pop("defaults") if isinstance(line, dict) for key in line}
-    return {str(key) for key in {*config, *groups}} - {"hydra", "experiment"}
+    names = {str(key).removeprefix("override ").strip("/") for key in {*config, *groups}}
+    return names - {"hydra", "experiment"}
 
 
 def _shipped(node: Mapping[str, Any]) -> bool:

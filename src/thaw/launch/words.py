@@ -8,10 +8,22 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from thaw.launch import conf
+from thaw.launch.quotes import is_quoted, quoted
 from thaw.launch.settings import KEYS, PATH
 
 # Hydra's own flags, and those that take a word.
-FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"}
+FLAGS = {
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--resolve",
+    "--run",
+    "-r",
+    "--multirun",
+    "-m",
+}
 FLAGS |= {"--shell-completion", "-sc"}
 TAKES = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"}
 TAKES |= {"--config-dir", "-cd", "--experimental-rerun"}
@@ -19,29 +31,13 @@ INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 SETTING = re.compile(r"(?P<plus>\+{0,2})(?P<key>[^\s=~+'\"\[{(]+)\s*=(?P<value>.*)", re.DOTALL)
 
 
-def read(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[str]]:
-    """The arguments as Hydra should get them, and a sentence for each that is a slip.
-
-    Args:
-        conf: Thaw's folder of settings: a group's options are its files.
-    """
+def read(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments as Hydra should get them, and a sentence for each that is a slip."""
     multirun = bool({"-m", "--multirun"} & set(arguments))
     flags, words = _apart(arguments)
-    words, slips = _without_slips(words, options(conf))
+    groups = {group: list(conf.options(group)) for group in sorted(conf.GROUPS)}
+    words, slips = _without_slips(words, groups)
     return [*flags, *(as_typed(word, multirun) for word in words)], slips
-
-
-def options(conf: Path) -> dict[str, list[str]]:
-    """The names that each group takes.
-
-    >>> options(Path("nowhere"))
-    {}
-    """
-    found: dict[str, list[str]] = {}
-    for path in sorted(conf.glob("*/*.yaml")):
-        found.setdefault(path.parent.name, []).append(path.stem)
-    found.pop("hydra", None)
-    return found
 
 
 def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -53,8 +49,10 @@ def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         name = word.partition("=")[0]
         if name in FLAGS | TAKES | {"--info", "-i"}:
             flags.append(word)
-            if "=" not in word and waiting and (
-                name in TAKES or (name not in FLAGS and waiting[0] in INFO)
+            if (
+                "=" not in word
+                and waiting
+                and (name in TAKES or (name not in FLAGS and waiting[0] in INFO))
             ):
                 flags.append(waiting.pop(0))
         else:
@@ -75,13 +73,15 @@ def _without_slips(words: list[str], groups: dict[str, list[str]]) -> tuple[list
             if "=" not in bare and following and not _is_setting(following):
                 word, bare = f"{word} {following}", f"{bare}={waiting.pop(0).removeprefix('=')}"
             slips.append(_meant(word, bare, groups))
+            good += [bare] if _is_setting(bare) else []  # which may be wrong as well
         elif following == "=" and len(waiting) > 1 and "=" not in word:  # data.root = photos
             waiting.pop(0)
             value = waiting.pop(0)
             slips.append(_meant(f"{word} = {value}", f"{word}={value}", groups))
-        elif following.startswith("=") and "=" not in word:  # data.root =photos
-            slips.append(_meant(f"{word} {following}", word + waiting.pop(0), groups))
-        elif re.fullmatch(r"[\w.@/]+=", word) and following and not _is_setting(following):
+        elif following and (  # data.root =photos, data.root= photos
+            (following.startswith("=") and "=" not in word)
+            or (re.fullmatch(r"[\w.@/]+=", word) and not _is_setting(following))
+        ):
             slips.append(_meant(f"{word} {following}", word + waiting.pop(0), groups))
         elif not _is_setting(word) and not re.fullmatch(r"~[\w.@/-]+(=.*)?", word, re.DOTALL):
             before = good[-1].partition("=")[2] if good else ""
@@ -91,13 +91,20 @@ def _without_slips(words: list[str], groups: dict[str, list[str]]) -> tuple[list
                 slips.append(_meant(word, word, groups))
         elif (found := SETTING.fullmatch(word)) and _is_misplaced(found, groups):
             slips.append(_meant(word, found["value"], groups))
+        elif re.fullmatch(r".*=\s*\{\s*\}\s*", word, re.DOTALL):
+            key = word.partition("=")[0].lstrip("+")
+            slips.append(
+                f"{word} would change nothing, since it is merged with what there is; leave out"
+                f" what you don't want: ~{key}.NAME"
+            )
         else:
             good.append(word)
     return good, slips
 
 
 def _is_setting(word: str) -> bool:
-    return SETTING.fullmatch(word) is not None and not word.startswith("-")
+    found = SETTING.fullmatch(word)
+    return found is not None and not ("/" in found["key"] and _exists(word))
 
 
 def _is_misplaced(found: re.Match[str], groups: dict[str, list[str]]) -> bool:
@@ -153,9 +160,13 @@ def as_typed(word: str, multirun: bool = False) -> str:
         return word
     if not _exists(value):
         value = value.strip()
-        if _is_quoted(value):
+        if is_quoted(value):
             return f"{found['plus']}{key}={value}"
-        if multirun and not key.startswith("hydra.") and re.match(r"(choice|glob|sort|shuffle)\(", value):
+        if (
+            multirun
+            and not key.startswith("hydra.")
+            and re.match(r"(choice|glob|sort|shuffle)\(", value)
+        ):
             return word
         if multirun and "," in value and not key.startswith(("hydra.", "cache.")):
             parts = [as_typed(f"{key}={part}").partition("=")[2] for part in value.split(",")]
@@ -179,31 +190,7 @@ def _exists(value: str) -> bool:
         return False
 
 
-def _is_quoted(value: str) -> bool:
-    """Whether it is one string in Hydra's own quotes."""
-    return re.fullmatch(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", value, re.DOTALL) is not None
-
-
 def _unescaped(value: str) -> str | None:
     """What `my\\ photos` means to Hydra without quotes; None if nothing is escaped in its way."""
     plain = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", value)
     return plain if plain != value else None
-
-
-def quoted(text: str) -> str:
-    r"""Text as a value in Hydra's grammar, whatever is in it.
-
-    >>> print(quoted("it's"), quoted("C:\\photos\\"), quoted("a\\b"))
-    'it\'s' 'C:\photos\\' 'a\b'
-    """
-    # A backslash stands for itself, except before a quote and at the end.
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", r"\'"), text) + "'"
-
-
-def unquoted(value: str) -> str:
-    """What `quoted` was given."""
-    if not _is_quoted(value):
-        return value
-    quote = value[0]
-    return re.sub(rf"(\\*)(\\{quote}|$)", lambda m: m[1][: len(m[1]) // 2] + m[2][-1:], value[1:-1])
-

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
+from thaw.launch.build import make
 from thaw.launch.cli import ConsoleHandler, user_sentence
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def backbone(arch: DictConfig, shared: bool) -> "Backbone":
         shared: keep it for the next job, which gets a copy.
     """
     if not shared:
-        return instantiate(arch)
+        return make(arch, "arch")
     key = OmegaConf.to_yaml(arch, resolve=True)
     if key not in nets:
         nets.clear()
-        made = instantiate(arch)
+        made = make(arch, "arch")
         if not made.pretrained:  # random weights are of the job's own seed
             return made
         nets[key] = made
