@@ -1,4 +1,4 @@
-"""What training costs, side by side: python scripts/benchmark.py [--rows head sweep] [--quick]
+"""What training costs, side by side: thaw benchmark [--rows head sweep] [--quick]
 
 Every measurement is a process of its own, and systems take turns. Thaw's rivals have the same net,
 weights and photos: the loop that the lesson teaches, a plain Lightning module, and the limit, which
@@ -29,9 +29,9 @@ from typing import Any
 
 from thaw import files
 from thaw.errors import UserError
-from thaw.launch import cli
+from thaw.launch import conf
 
-REPO = Path(__file__).resolve().parents[1]
+THAW = ("-P", "-m", "thaw")  # -P: not what lies in the working directory
 OFF = {  # row parts: Thaw as it comes, and without one of the parts that make it fast
     "all on": [],
     "fuse=false": ["trainer.fuse=false"],
@@ -76,13 +76,13 @@ PAIRS = (  # row, what of it, system, what it is compared with, label
     ("head", "seconds", "thaw", "limit", "a cold run : the limit"),
     ("sweep", "seconds", "sweep", "thaw", "a cold sweep of {rates} learning rates : one cold run"),
     ("sweep", "whole", "sweep", "thaw", "the same, whole processes"),
-    ("predict", "seconds", "photo", "bare", "predict.py, one photo : import torch, run a net"),
+    ("predict", "seconds", "photo", "bare", "predict, one photo : import torch, run a net"),
     (
         "predict",
         "seconds",
         "folder",
         "photo",
-        "predict.py, {photos:.0f} photos, {rate:.0f}/s : one",
+        "predict, {photos:.0f} photos, {rate:.0f}/s : one",
     ),
     ("memory", "rss", "many", "few", "peak memory, {many_images:,} : {few_images:,} images"),
     ("memory", "seconds", "many", "few", "head, {many_images:,} : {few_images:,} images"),
@@ -97,7 +97,7 @@ NOTES = {  # row → what counts as what
     " photos are the loop's test photos, so that the work is equal.",
     "full": "Whole net: an epoch with its val photos, which are the loop's test photos here too.",
     "parts": "Parts: Thaw with one of its settings in `trainer` changed, all else as it comes.",
-    "predict": "predict.py: the whole process, and what a Python that imports torch and torchvision"
+    "predict": "predict: the whole process, and what a Python that imports torch and torchvision"
     " takes, with one forward pass.",
 }
 # Epochs, learning rates in a sweep, and photos a class (train, test) of data=shapes.
@@ -176,7 +176,7 @@ def find_data(root: Path | None) -> Path:
         from hydra.utils import instantiate
         from omegaconf import OmegaConf
 
-        known = OmegaConf.load(REPO / "conf" / "data" / "hymenoptera.yaml")
+        known = OmegaConf.load(conf.folder() / "data" / "hymenoptera.yaml")
         root = Path(known.root)
         instantiate(known.source)(root=root)
     if not (root / "train").is_dir() or not (root / "val").is_dir():
@@ -263,7 +263,7 @@ class Bench:
             own = {"sizes": sizes, "imports": imports, "run": folder / "run", "cache": cache}
             own |= {"off": OFF.get(system, [])}
             told = json.dumps(job | own, default=str)
-            return self.timed(__file__, "--one", system, row, told), folder
+            return self.timed(*THAW, "benchmark", "--one", system, row, told), folder
 
         if not imports.exists():  # a first, short one tells what is imported, and warms the disk
             run(self.sizes | {"head": 1, "long": 1, "last": 1, "rates": 2})
@@ -288,7 +288,7 @@ class Bench:
             return result | {"seconds": result["whole"] + metrics["model/latency_ms"] / 1000}
         photos = find_photos([self.roots["data"]])
         place = photos[0] if system == "photo" else self.roots["data"]
-        result = self.timed(REPO / "scripts" / "predict.py", self.model, place)
+        result = self.timed(*THAW, "predict", self.model, place)
         rate = len(photos) / result["whole"]
         return result | {"seconds": result["whole"], "photos": len(photos), "rate": rate}
 
@@ -320,7 +320,6 @@ class Bench:
 
 def one(system: str, row: str, job: dict[str, Any]) -> None:
     """Import, do a job against the clock, and print what came out as a line of JSON."""
-    sys.path.insert(0, str(REPO))  # train.py
     run = {"lesson": lesson, "lightning": lightning, "limit": limit}.get(system, thaw)
     imports = Path(job["imports"])
     known = json.loads(imports.read_text(encoding="utf-8")) if imports.exists() else []
@@ -491,7 +490,7 @@ def limit(row: str, job: dict[str, Any]) -> Result:
 
 
 def thaw(row: str, job: dict[str, Any]) -> Result:
-    """`python train.py …` as it is typed, and what its run folder says."""
+    """`thaw train …` as it is typed, and what its run folder says."""
     sizes, run = job["sizes"], Path(job["run"])
     arguments = ["trainer=cpu", f"cache.dir='{job['cache']}'", f"hydra.run.dir='{run}'"]
     arguments += ["data=folder", f"data.root='{job['data']}'", f"data.test={job['test']}"]
@@ -507,9 +506,9 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
         rates = [f"{10 ** (-4 + 2 * i / (sizes['rates'] - 1)):.2e}" for i in range(sizes["rates"])]
         arguments += [f"finetune.phases.head.lr={','.join(rates)}", f"hydra.sweep.dir='{run}'"]
         arguments += ["--multirun"]
-    sys.argv = ["train.py", *arguments]
+    sys.argv = ["thaw", "train", *arguments]
 
-    import train
+    from thaw.commands import train
     from thaw.evaluation import scores
 
     report, tested = scores.report, [0.0]
@@ -520,7 +519,7 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
 
     scores.report = note
     began = time.perf_counter()
-    train.start()
+    train.main()
     jobs = [json.loads(file.read_text()) for file in run.rglob("metrics.json")]
     if len(jobs) != (sizes["rates"] if row == "sweep" else 1):
         raise RuntimeError(f"{len(jobs)} jobs finished.")
@@ -661,7 +660,3 @@ def draw_figure(path: Path, middle: Medians, sizes: dict[str, Any]) -> None:
     title = f"{label.capitalize()}: {cold} s with Thaw, {loop} s with the lesson's loop"
     figure.suptitle(title, x=0.01, ha="left")
     files.write_figure(path, figure)
-
-
-if __name__ == "__main__":
-    cli.command(main)

@@ -1,9 +1,7 @@
-"""Which run is best, and is that more than noise: python scripts/compare.py RUN_OR_SWEEP…"""
+"""Which run is best, and is that more than noise: thaw compare RUN_OR_SWEEP…"""
 
 import argparse
 from pathlib import Path
-
-from thaw.launch import cli
 
 
 def main() -> None:
@@ -34,7 +32,3 @@ def main() -> None:
     from thaw.comparison.report import report  # not for --help
 
     report(**vars(arguments))
-
-
-if __name__ == "__main__":
-    cli.command(main)

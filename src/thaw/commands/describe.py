@@ -1,10 +1,8 @@
-"""Say what a net is, and what trains when: python scripts/describe.py ARCH|RUN [--finetune NAME]"""
+"""Say what a net is, and what trains when: thaw describe ARCH|RUN [--finetune NAME]"""
 
 import argparse
 import json
 from pathlib import Path
-
-from thaw.launch import cli
 
 
 def main() -> None:
@@ -14,7 +12,7 @@ def main() -> None:
         " are needed."
     )
     parser.add_argument(
-        "arch", nargs="?", help="what follows arch= in train.py: a name in conf/arch; or a run"
+        "arch", nargs="?", help="what follows arch= in training: a name in conf/arch; or a run"
     )
     parser.add_argument(
         "--all", action="store_true", help="a table of all archs: head, in_features, size"
@@ -26,7 +24,7 @@ def main() -> None:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="settings as train.py takes them, such as arch.name=regnet_y_400mf",
+        help="settings as training takes them, such as arch.name=regnet_y_400mf",
     )
     parser.add_argument(
         "--classes", type=_count, metavar="N", help="with a fresh head for N classes"
@@ -64,9 +62,8 @@ def main() -> None:
     )
     from thaw.report import rates as rates_figure
 
-    conf = Path(__file__).resolve().parents[1] / "conf"
     if arguments.all:
-        return describe.show_all(conf)
+        return describe.show_all()
     steps, facts = arguments.steps_per_epoch, {}
     if trained:
         backbone, schedule, told = describe.build_run(run)
@@ -75,7 +72,7 @@ def main() -> None:
         chosen = {key: told.pop(key, None) for key in ("arch", "finetune")}
         facts["trained"] = told
     else:
-        backbone, schedule, chosen = describe.build(conf, overrides, arguments.filters is not None)
+        backbone, schedule, chosen = describe.build(overrides, arguments.filters is not None)
     if arguments.classes is not None:
         backbone.reset_head(arguments.classes)
     facts = {"arch": chosen["arch"], **describe.net_facts(backbone), **facts}
@@ -109,7 +106,3 @@ def _picture(text: str) -> Path:
     if path.suffix not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"expected a .png in a folder that exists, got {text}")
     return path
-
-
-if __name__ == "__main__":
-    cli.command(main)

@@ -1,9 +1,7 @@
-"""Say how good a trained model is: python scripts/evaluate.py RUN [--data DIR]"""
+"""Say how good a trained model is: thaw evaluate RUN [--data DIR]"""
 
 import argparse
 from pathlib import Path
-
-from thaw.launch import cli
 
 
 def main() -> None:
@@ -71,7 +69,3 @@ def _share_between(text: str) -> float:
     if not 0 < share < 1:
         raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text}")
     return share
-
-
-if __name__ == "__main__":
-    cli.command(main)

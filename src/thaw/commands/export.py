@@ -1,9 +1,7 @@
-"""Write a trained model as ONNX and torch.export files: python scripts/export.py RUN"""
+"""Write a trained model as ONNX and torch.export files: thaw export RUN"""
 
 import argparse
 from pathlib import Path
-
-from thaw.launch import cli
 
 
 def main() -> None:
@@ -31,7 +29,3 @@ def main() -> None:
     from thaw.export.write import export  # torch is imported from here on, not for --help
 
     export(**vars(arguments))
-
-
-if __name__ == "__main__":
-    cli.command(main)

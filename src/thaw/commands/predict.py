@@ -1,9 +1,7 @@
-"""Say what photos show: python scripts/predict.py RUN PHOTO_OR_FOLDER…"""
+"""Say what photos show: thaw predict RUN PHOTO_OR_FOLDER…"""
 
 import argparse
 from pathlib import Path
-
-from thaw.launch import cli
 
 
 def main() -> None:
@@ -63,7 +61,3 @@ def main() -> None:
     from thaw.model.predict import predict  # torch is imported from here on, not for --help
 
     predict(**vars(arguments))
-
-
-if __name__ == "__main__":
-    cli.command(main)

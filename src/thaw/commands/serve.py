@@ -1,11 +1,10 @@
-"""Open a page on which a trained model labels photos: python scripts/serve.py RUN"""
+"""Open a page on which a trained model labels photos: thaw serve RUN"""
 
 import argparse
 import importlib.util
 from pathlib import Path
 
 from thaw.errors import UserError
-from thaw.launch import cli
 
 
 def main() -> None:
@@ -35,7 +34,3 @@ def main() -> None:
     application = app(arguments.run, arguments.name)
     print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C ends it)", flush=True)
     uvicorn.run(application, host=arguments.host, port=arguments.port, log_level="warning")
-
-
-if __name__ == "__main__":
-    cli.command(main)

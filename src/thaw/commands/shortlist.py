@@ -1,4 +1,4 @@
-"""Rank nets before fine-tuning any: python scripts/shortlist.py data=… archs=NET,NET"""
+"""Rank nets before fine-tuning any: thaw shortlist data=… archs=NET,NET"""
 
 import argparse
 import sys
@@ -9,14 +9,14 @@ from thaw.launch import cli
 WORDS = """settings:
   archs=NET,NET          nets of conf/arch, or timm/NAME, torchvision/NAME; archs=all is every net
                          of conf/arch that has pretrained weights (it downloads what is missing)
-  archs.NET.KEY=VALUE    arch.KEY=VALUE of train.py for one net: archs.resnet18.weights=FILE
+  archs.NET.KEY=VALUE    arch.KEY=VALUE of training for one net: archs.resnet18.weights=FILE
   data=NAME, data.root=PATH, seed=N, trainer=NAME, cache.max_gb=N, …
-                         as in train.py; test photos aren't opened
+                         as in training; test photos aren't opened
   folds=5                so many probes a net, each fitted to all photos but one part
 
 examples:
-  python scripts/shortlist.py data=folder data.root=PATH archs=all
-  python scripts/shortlist.py data=hymenoptera archs=efficientnet_lite0,timm/resnet18.a1_in1k
+  {door} data=folder data.root=PATH archs=all
+  {door} data=hymenoptera archs=efficientnet_lite0,timm/resnet18.a1_in1k
 """
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Rank pretrained nets on your photos by a linear probe on their features,\n"
         "before anything is fine-tuned, with time and size beside accuracy.",
-        epilog=WORDS,
+        epilog=WORDS.format(door=cli.door("shortlist")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings, see below")
@@ -40,10 +40,5 @@ def main() -> None:
 
     from thaw.shortlist.report import report  # torch is imported from here on, not for --help
 
-    conf = Path(__file__).resolve().parents[1] / "conf"
-    if not report(conf, **vars(arguments)):
+    if not report(**vars(arguments)):
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    cli.command(main)

@@ -87,9 +87,9 @@ SCRIPTS = (
 
 
 def door(command: str) -> str:
-    """A command as the user types it here, who has come by `thaw …` or by the repository's files."""
-    script = Path(sys.argv[0])
-    if script.suffix != ".py" or script.stem not in ("train", *SCRIPTS):
+    """What to type for a command, for who has come by `thaw …` or by the repository's files."""
+    came = Path(sys.argv[0])
+    if came.suffix != ".py" or came.stem not in ("train", *SCRIPTS):
         return f"thaw {command}"
     return f"python {'train.py' if command == 'train' else f'scripts/{command}.py'}"
 

@@ -47,11 +47,24 @@ def _of_another(config: Path) -> bool:
     return not chosen & GROUPS
 
 
+def groups() -> list[str]:
+    """Names of all groups: folders of `conf/`."""
+    return sorted(
+        {path.name for top in _folders() for path in top.iterdir() if [*path.glob("*.yaml")]}
+    )
+
+
 def options(group: str) -> dict[str, Path]:
     """The files of a group by name; the user's own hide those that Thaw brings."""
-    folders = [folder(), own()]
-    files = [file for top in folders if top for file in (top / group).glob("*.yaml")]
-    return dict(sorted((file.stem, file) for file in files if file.stat().st_size))
+    files = [file for top in _folders() for file in (top / group).glob("*.yaml")]
+    # `thaw conf finetune/full > conf/finetune/full.yaml` makes an empty one before it asks.
+    found = {file.stem: file for file in files if file.stat().st_size}
+    return dict(sorted(found.items()))
+
+
+def _folders() -> list[Path]:
+    mine = own()
+    return [folder(), mine] if mine else [folder()]
 
 
 def composed(words: Sequence[str] = (), hydra: bool = False) -> DictConfig:

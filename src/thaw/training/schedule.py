@@ -130,6 +130,9 @@ class Schedule:
         if batch_norm not in BATCH_NORMS:
             valid = f"one of {BATCH_NORMS}"
             problems.append(f"expected finetune.batch_norm to be {valid}, got {batch_norm!r}")
+        if not isinstance(lr_decay, int | float) or isinstance(lr_decay, bool) or not lr_decay >= 0:
+            problems.append(f"expected finetune.lr_decay to be a number from 0, got {lr_decay!r}")
+            lr_decay = 1.0
         if not isinstance(lr_find, bool):
             problems.append(f"expected finetune.lr_find to be true or false, got {lr_find!r}")
         self.phases: list[Phase] = []
