@@ -77,54 +77,66 @@ def remove_left_overs(folder: Path, name: str = "*") -> None:
             partial.unlink()
 
 
-def reserve(path: Path, size: int) -> None:
-    """Claim space on the disk for a file that is about to be written into.
+def reserve(file: IO[bytes], size: int) -> None:
+    """Claim space on the disk for what is about to be written: `truncate` what isn't needed.
 
-    Native writers don't survive a disk that fills up under them; this raises before they begin.
+    A native writer may not survive a disk that fills up under it; this raises before it begins.
 
     Raises:
         OSError: there isn't that much.
     """
-    if not hasattr(os, "posix_fallocate") or size <= 0:
-        return
-    with path.open("r+b") as file:
+    if hasattr(os, "posix_fallocate") and size > 0:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno in FULL:
-                raise OSError(error.errno, error.strerror, str(path)) from None
-        finally:
-            os.ftruncate(file.fileno(), 0)
+            if error.errno in FULL:  # others: this file system can't, but it may have the space
+                raise OSError(error.errno, error.strerror, file.name) from None
 
 
-def check_output(
-    path: Path, option: str, suffixes: Sequence[str] = (), folder: bool = False
-) -> None:
-    """Raise UserError unless a file, or with `folder` a folder, can be written there.
+PICTURES = (".png", ".svg", ".pdf")
+FOLDER = ()  # in place of suffixes
 
-    Folders above it that are missing are made when it is written.
+
+def check_outputs(*outputs: tuple[str, Path | str | None, Sequence[str]]) -> None:
+    """See before the work whether what it makes can be written.
+
+    Folders that are missing are made when something is written.
 
     Args:
-        option: how the user gave it, such as `--csv`.
-        suffixes: what the file's name may end in.
+        outputs: the option, such as `--csv`; where to, None and `-` being nowhere; the suffixes
+            that the file may have, or `FOLDER`.
+
+    Raises:
+        UserError: a line for each that can't.
     """
-    kind = "a folder" if folder else "a file"
-    said = f"Expected {kind} that can be written in {option} {path}"
+    problems = [
+        problem
+        for option, place, suffixes in outputs
+        if place is not None and place != "-"
+        if (problem := _why_not(option, Path(place), suffixes))
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _why_not(option: str, path: Path, suffixes: Sequence[str]) -> str | None:
+    folder = suffixes == FOLDER
+    said = f"Expected {'a folder' if folder else 'a file'} that can be written in {option} {path}"
     if suffixes and path.suffix.lower() not in suffixes:
-        raise UserError(f"{said}, whose name ends in {' or '.join(suffixes)}.")
+        return f"{said}, whose name ends in {' or '.join(suffixes)}."
     try:
         if path.exists() and path.is_dir() != folder:
-            raise UserError(f"{said}, but it is a {'file' if folder else 'folder'}.")
+            return f"{said}, but it is a {'file' if folder else 'folder'}."
         place = path if folder else path.parent
         above = next(p for p in (place, *place.absolute().parents) if p.exists())
         if not above.is_dir():
-            raise UserError(f"{said}, but {above} is a file.")
-        if not folder and path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, "it may not be written")
+            return f"{said}, but {above} is a file."
         with tempfile.TemporaryFile(dir=above) as file:
             file.write(b"1")
+            file.flush()
     except OSError as error:
-        raise UserError(f"{said}, but {error.strerror or error}.") from error
+        return f"{said}, but {(error.strerror or str(error)).lower()}."
+    return None
 
 
 def write(path: Path, text: str) -> None:

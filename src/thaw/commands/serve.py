@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import socket
 from pathlib import Path
 
 from thaw.errors import UserError
@@ -31,6 +32,27 @@ def main() -> None:
 
     from thaw.model.serve import app  # torch is imported from here on, not for --help
 
-    application = app(arguments.run, arguments.name)
-    print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C ends it)", flush=True)
-    uvicorn.run(application, host=arguments.host, port=arguments.port, log_level="warning")
+    with listening(arguments.host, arguments.port) as door:
+        application = app(arguments.run, arguments.name)
+        print(f"http://{arguments.host}:{door.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
+        server.run(sockets=[door])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at this address, taken before the model is loaded.
+
+    Raises:
+        UserError: there is no such address or port here, or another program has it.
+    """
+    if not 0 <= port <= 65535:
+        raise UserError(f"Expected --port to be from 0 to 65535 (0: any that is free), got {port}.")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"Expected an address that is free in --host {host} --port {port}, but"
+            f" {why[:1].lower()}{why[1:]}; --port 0 takes any port that is free."
+        ) from error

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from thaw.errors import UserError
-from thaw.launch.meant import shown, unknown
+from thaw.launch.typed import shown, unknown
 
 SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # Hydra's own keys
 

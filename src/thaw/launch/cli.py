@@ -12,13 +12,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from thaw.errors import UserError
-from thaw.launch.quotes import quoted, unquoted
+from thaw.launch import failures
+from thaw.launch.typed import quoted, unquoted
 
 
 class Interrupted(BaseException):
@@ -38,7 +40,12 @@ class Refused(BaseException):
 
 
 def exit_on_signals() -> None:
-    """Turn Ctrl-C and SIGTERM into `Interrupted`, wherever the program is."""
+    """Turn Ctrl-C and SIGTERM into `Interrupted`, wherever the program is.
+
+    Only the main thread can; elsewhere signals stay with who called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
 
     def handle(signum: int, frame: FrameType | None) -> NoReturn:
         raise Interrupted(signum)
@@ -57,6 +64,7 @@ def command(main: Callable[[], Any]) -> NoReturn:
     gc.set_threshold(100_000)
     # Nor is there any to be looked for at the end, which would take more than a second.
     atexit.register(gc.freeze)
+    threading.excepthook = tell_of_thread
     exit_on_signals()
     try:
         main()
@@ -72,6 +80,12 @@ def command(main: Callable[[], Any]) -> NoReturn:
         if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]
     sys.exit(0)
+
+
+def tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    """Leave to the main thread what the machine refuses a thread: it finds out, and tells it."""
+    if args.exc_value is None or failures.sentence(args.exc_value) is None:
+        threading.__excepthook__(args)
 
 
 SCRIPTS = (
@@ -156,6 +170,8 @@ def user_sentence(error: Exception) -> str | None:
     if isinstance(error, InstantiationException):
         if isinstance(cause, UserError):
             return str(cause)
+        if refused := failures.sentence(error):
+            return refused
         if cause is not None and not isinstance(cause, TypeError | ValueError):
             return None
         key = re.search(r"full_key: (\S+)", str(error))
@@ -172,7 +188,7 @@ def user_sentence(error: Exception) -> str | None:
         if re.search(r"find 'hydra/(launcher|sweeper)/(joblib|submitit|optuna)", sentence):
             sentence += '; it comes with pip install "thaw-vision[sweep]"'
         return sentence
-    return None
+    return failures.sentence(error)
 
 
 def _one_line(text: str) -> str:
@@ -208,6 +224,13 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     # `.hydra` stays as the run began: what is asked for now is compared with it.
     place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
     return [*before, *rest, *place, "hydra.mode=RUN"]  # an experiment may be a sweep
+
+
+class LogFile(logging.FileHandler):
+    """A run's log, which a full disk may cut short: who trains finds out, and tells it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing, where logging would print a traceback for each line."""
 
 
 class ConsoleHandler(logging.Handler):

@@ -61,12 +61,13 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """An error and what it came from; what a native library caught, it doesn't name as a cause."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        native = type(error) is RuntimeError or type(error).__name__ == "SafetensorError"
+        error = error.__cause__ or (error.__context__ if native else None)
 
 
 def _name(error: BaseException) -> str:

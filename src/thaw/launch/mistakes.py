@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from thaw.errors import UserError
 from thaw.launch import conf
 from thaw.launch.build import SPECIAL
-from thaw.launch.meant import near, shown, unknown
 from thaw.launch.settings import KEYS, PHASE, check
+from thaw.launch.typed import near, shown, unknown
 
 EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # launchers and sweepers
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from thaw.errors import UserError
 from thaw.launch import conf
-from thaw.launch.meant import shown, unknown
+from thaw.launch.typed import shown, unknown
 
 OURS = ("thaw.", "torch.", "torchvision.", "lightning.")  # the `_target_`s that Thaw comes with
 LARGE = 2**63 - 1  # what torch takes as a seed

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thaw.launch import conf
-from thaw.launch.quotes import is_quoted, quoted
 from thaw.launch.settings import KEYS, PATH
+from thaw.launch.typed import is_quoted, quoted
 
 # Hydra's own flags, and those that take a word.
 FLAGS = {

@@ -16,7 +16,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.errors import UserError
-from thaw.files import write_json
+from thaw.files import beside, write_json
 from thaw.model.prediction import Prediction, decide
 from thaw.nets.backbone import Backbone
 from thaw.nets.pretrained import build
@@ -109,10 +109,9 @@ def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> 
     (folder / "model.json").unlink(missing_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.net.state_dict().items()}
     weights = folder / "weights.safetensors"
-    partial = weights.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
-    os.replace(partial, weights)
+    with beside(weights) as partial:
+        save_file(tensors, partial)
+        partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
     info = {
         "format": FORMAT,
         "arch": backbone.origin,

@@ -155,7 +155,7 @@ def _write(place: str, text: str) -> None:
     if place == "-":
         print(text, end="")
     else:
-        Path(place).write_text(text, encoding="utf-8")
+        files.write(Path(place), text)
 
 
 def draw(path: Path, found: list[Prediction], sets: list[list[str]]) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 
 from thaw.errors import UserError
-from thaw.files import write_csv, write_json
+from thaw.files import write_csv, write_json, write_over
 from thaw.training.checkpoints import why_unusable
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class RunFolder:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         started = self.status.get("started", now)  # that of the run's first process
         values = {"state": state, "started": started, "updated": now, "pid": os.getpid(), **facts}
-        write_json(self.path / "status.json", values)
+        write_over(self.path / "status.json", values)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
