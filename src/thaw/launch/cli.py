@@ -240,6 +240,9 @@ class ConsoleHandler(logging.Handler):
         """Print the message, or the table that it stands for; warnings yellow, errors red."""
         from rich import get_console
 
+        if get_console().is_jupyter:  # where each of Rich's prints would stand apart
+            print(self.format(record), flush=True)
+            return
         if table := getattr(record, "renderable", None):
             get_console().print(table)
             return

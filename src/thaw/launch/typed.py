@@ -91,11 +91,16 @@ def shown(value: object) -> str:
 
 
 def quoted(text: str) -> str:
-    r"""Text as a value in Hydra's grammar, whatever is in it.
+    r"""Text as a value in Hydra's grammar, whatever is in it; nothing in it is a reference.
 
-    >>> print(quoted("it's"), quoted("C:\\photos\\"), quoted("a\\b"))
-    'it\'s' 'C:\photos\\' 'a\b'
+    >>> print(quoted("it's"), quoted("C:\\photos\\"), quoted("a\\b"), quoted("${x}"))
+    'it\'s' 'C:\photos\\' 'a\b' '\${x}'
     """
+    return in_quotes(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def in_quotes(text: str) -> str:
+    """As `quoted`, but `${…}` in it refers to another setting."""
     # A backslash stands for itself, except before a quote and at the end.
     return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", r"\'"), text) + "'"
 

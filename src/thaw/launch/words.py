@@ -10,7 +10,7 @@ from pathlib import Path
 
 from thaw.launch import conf
 from thaw.launch.settings import KEYS, PATH
-from thaw.launch.typed import is_quoted, quoted
+from thaw.launch.typed import in_quotes, is_quoted, quoted
 
 # Hydra's own flags, and those that take a word.
 FLAGS = {
@@ -154,7 +154,7 @@ def as_typed(word: str, multirun: bool = False) -> str:
     if kind is None or not kind.typed:
         if not ("/" in value and _exists(value)):
             return word
-        return f"{found['plus']}{key}={quoted(_literal(value))}"
+        return f"{found['plus']}{key}={_literal(value)}"
     is_path = PATH.valid in kind.valid
     if kind.null and value == "null":
         return word
@@ -173,14 +173,15 @@ def as_typed(word: str, multirun: bool = False) -> str:
             return f"{found['plus']}{key}={','.join(parts)}"
         if (plain := _unescaped(value)) is not None and (_exists(plain) or not is_path):
             value = plain
-    return f"{found['plus']}{key}={quoted(_literal(value, is_path))}"
+    return f"{found['plus']}{key}={_literal(value, is_path)}"
 
 
 def _literal(value: str, is_path: bool = True) -> str:
-    """With the home folder for `~`; `${` is no reference where a file is called so."""
-    if not _exists(value):
-        return str(Path(value).expanduser()) if is_path and value.startswith("~") else value
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    """In quotes, with the home folder for `~`; `${` is no reference where a file is called so."""
+    if _exists(value):
+        return quoted(value)
+    home = is_path and value.startswith("~")
+    return in_quotes(str(Path(value).expanduser()) if home else value)
 
 
 def _exists(value: str) -> bool:
