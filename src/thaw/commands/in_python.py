@@ -23,6 +23,7 @@ from thaw.commands import train as command
 from thaw.commands.words import words_of
 from thaw.errors import UserError
 from thaw.launch import cli, conf, names
+from thaw.launch.mistakes import read, told
 
 if TYPE_CHECKING:
     from thaw.comparison.leaderboard import Leaderboard
@@ -114,7 +115,7 @@ def train(*overrides: str, **settings: Any) -> Run:
     Raises:
         UserError: something can't be used; nothing is left half-written.
     """
-    words = cli.resume_arguments([*overrides, *words_of(settings)])
+    words = cli.resume_arguments([*read(overrides), *words_of(settings)])
     with _one_at_a_time, _process_as_it_was():
         return Run(_trained(words))
 
@@ -141,7 +142,7 @@ def _trained(words: list[str]) -> Path:
             command.run(cfg)
 
     try:
-        with initialize_config_dir(str(conf.folder()), "train", conf.VERSION):
+        with told(words), initialize_config_dir(str(conf.folder()), "train", conf.VERSION):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
             if hydra.get_mode("config", words) is RunMode.MULTIRUN:

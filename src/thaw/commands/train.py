@@ -15,11 +15,9 @@ from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from thaw.errors import UserError
 from thaw.launch import cli, conf, names, settings
 from thaw.launch.build import make
-from thaw.launch.mistakes import mistakes
-from thaw.launch.words import read
+from thaw.launch.mistakes import read, told
 from thaw.sweeps import jobs
 
 if TYPE_CHECKING:
@@ -51,6 +49,9 @@ def run(cfg: DictConfig) -> float | None:
         if sentence is None:
             raise
         raise cli.Refused(sentence) from error
+    except BaseException as stop:  # a user's own code may exit
+        folder.end("interrupted", stop)
+        raise
 
 
 def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
@@ -84,10 +85,7 @@ def start(words_from: int = 1) -> None:
     """
     # argparse, which reads them, wants `-m` before what it applies to.
     words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
-    words, slips = read(words)
-    if slips:
-        raise UserError("\n".join([*slips, *mistakes(words)]))
-    words = cli.resume_arguments(words)
+    words = cli.resume_arguments(read(words))
     sys.argv[words_from:] = words
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # a `_target_` may be the user's own
@@ -96,14 +94,8 @@ def start(words_from: int = 1) -> None:
     setbase(conf.VERSION)
     parser = get_args_parser()
     # As `hydra.main` does it, which reads `sys.argv`.
-    try:
+    with told(words):
         _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
-    except UserError:
-        raise
-    except Exception as error:  # of all mistakes Hydra tells one, in its own way
-        if sentences := mistakes(words):
-            raise UserError("\n".join(sentences)) from error
-        raise
     if jobs.failures:
         sys.exit(1)
 

@@ -9,7 +9,13 @@ from omegaconf import DictConfig
 from thaw.errors import UserError
 from thaw.launch.typed import shown, unknown
 
-SPECIAL = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # Hydra's own keys
+SPECIAL: dict[str, tuple[object, ...]] = {  # Hydra's own keys, and what they may be
+    "_target_": (),
+    "_args_": (),
+    "_partial_": (True, False),
+    "_recursive_": (True, False),
+    "_convert_": ("none", "partial", "object", "all"),
+}
 
 
 def make(settings: Any, key: str, **more: Any) -> Any:
@@ -22,14 +28,15 @@ def make(settings: Any, key: str, **more: Any) -> Any:
     Raises:
         UserError: it can't be imported, doesn't take an argument, lacks one, or refuses a value.
     """
+    from hydra._internal.utils import _locate
     from hydra.errors import InstantiationException
-    from hydra.utils import get_object, instantiate
+    from hydra.utils import instantiate
 
     if not isinstance(settings, Mapping | DictConfig):
         raise UserError(f"Expected {key} to be a group of settings, got {shown(settings)}.")
     target = settings.get("_target_")
     try:
-        found = get_object(target)
+        found = _locate(str(target))
     except Exception as error:  # whatever a module raises while it is imported
         raise UserError(
             f"Expected {key}._target_ to name a class or a function that can be imported, got"
@@ -59,10 +66,15 @@ def _arguments(found: Any, settings: Any, key: str, more: Mapping[str, Any]) -> 
         return []
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     given = [str(name) for name in settings if name not in SPECIAL]
-    problems = []
+    problems = [
+        f"Expected {key}.{name} to be {' or '.join(map(shown, valid))}, got {shown(value)}."
+        for name, valid in SPECIAL.items()
+        if valid and (value := settings.get(name)) is not None
+        if not any(type(value) is type(v) and value == v for v in valid)
+    ]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         valid = [f"{key}.{name}" for name in named if name not in more]
-        problems = [unknown(f"{key}.{name}", "", valid) for name in given if name not in named]
+        problems += [unknown(f"{key}.{name}", "", valid) for name in given if name not in named]
     if not settings.get("_partial_") and "_args_" not in settings:
         needed = {p.name for p in parameters if p.name in named and p.default is p.empty}
         lacking = sorted(needed - {*given, *more})

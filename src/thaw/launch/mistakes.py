@@ -4,7 +4,8 @@ Nothing here imports torch.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -17,10 +18,41 @@ from omegaconf import DictConfig, OmegaConf
 from thaw.errors import UserError
 from thaw.launch import conf
 from thaw.launch.build import SPECIAL
-from thaw.launch.settings import KEYS, PHASE, check
+from thaw.launch.settings import KEYS, check
 from thaw.launch.typed import near, shown, unknown
+from thaw.launch.words import as_hydra_reads
 
+PASSED_ON = {"arch", "augment", "optimizer", "trainer", "logger", "callbacks", "loss"}
 EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # launchers and sweepers
+
+
+def read(arguments: Sequence[str]) -> list[str]:
+    """What is typed, as Hydra should get it.
+
+    Raises:
+        UserError: some of it is no setting; what else is wrong is told with it.
+    """
+    words, slips = as_hydra_reads(arguments)
+    if slips:
+        raise UserError("\n".join([*slips, *mistakes(words)]))
+    return words
+
+
+@contextmanager
+def told(words: Sequence[str]) -> Iterator[None]:
+    """Inside `with`, settings that don't compose are all told; Hydra tells one, in its own way.
+
+    Raises:
+        UserError: there are some.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if problems := mistakes(words):
+            raise UserError("\n".join(problems)) from error
+        raise
 
 
 def mistakes(words: Sequence[str]) -> list[str]:
@@ -129,10 +161,16 @@ def _unknown(override: Override, keys: list[str], options: dict[str, list[str]])
     value = None if override.is_delete() or sweep else _plain(override.value())
     if key.startswith("hydra.") or key in keys or override.is_add() or override.is_force_add():
         return None
-    above, _, last = key.rpartition(".")
-    phase = above.startswith("finetune.phases.") and above in keys and last in PHASE
-    if not override.is_delete() and (phase or key in KEYS):
-        return f"{key} isn't set so far; add it: +{override.input_line}"
-    settable = [k for k in keys if k.rpartition(".")[2] not in SPECIAL]
-    said = "" if value is None else value
-    return unknown(key, said, settable, options)
+    group, _, name = key.partition(".")
+    kind = KEYS.get(key)
+    if kind and not (override.is_delete() or sweep or kind.takes(value)):
+        return f"Expected {key} to be {kind.valid}, got {shown(value)}."
+    nodes = {k.rpartition(".")[0] for k in keys}
+    leaves = [k for k in keys if k not in nodes and k.rpartition(".")[2] not in SPECIAL]
+    own = [k.partition(".")[2] for k in leaves if k.startswith(f"{group}.")]
+    if group in PASSED_ON and name and not override.is_delete() and (kind or not near(name, own)):
+        return (
+            f"{key} isn't among the settings of this {group} ({', '.join(own)}); what makes it may"
+            f" take it all the same: +{override.input_line}"
+        )
+    return unknown(key, "" if value is None else value, leaves, options)

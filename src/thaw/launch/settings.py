@@ -58,6 +58,13 @@ def number(low: float, high: float, above: bool = False) -> Kind:
     )
 
 
+def one_of(*values: object) -> Kind:
+    """These and no others."""
+    return Kind(
+        f"one of {', '.join(map(shown, values))}", lambda v: v in values and not _is(v, float)
+    )
+
+
 def or_null(kind: Kind) -> Kind:
     """That, or null."""
     return replace(kind, valid=f"{kind.valid}, or null", null=True)
@@ -90,6 +97,12 @@ BETAS = Kind(
     lambda v: (
         isinstance(v, list) and len(v) == 2 and all(_is(b, int | float) and 0 <= b < 1 for b in v)
     ),
+)
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+PRECISIONS += ("32", "16", "64", "bf16", 32, 16, 64)
+MAKER = Kind(
+    "settings with a _target_",
+    lambda value: isinstance(value, dict) and isinstance(value.get("_target_"), str),
 )
 DEVICES = Kind(
     "auto, a number of devices from 1, or a list of device numbers",
@@ -126,6 +139,7 @@ KEYS = {
     "data.test_fraction": SHARE,
     "data.batch_size": whole(1, 100_000),
     "data.workers": whole(0, 512),
+    "data.source": or_null(MAKER),
     "data.source.train_per_class": whole(1, 1_000_000),
     "data.source.test_per_class": whole(1, 1_000_000),
     "data.source.size": whole(16, 4096),
@@ -137,7 +151,8 @@ KEYS = {
     "optimizer.momentum": number(0, 1e6),
     "optimizer.nesterov": SWITCH,
     "optimizer.betas": BETAS,
-    "trainer.accelerator": NAME,
+    "trainer.accelerator": one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu", "hpu"),
+    "trainer.precision": one_of(*PRECISIONS),
     "trainer.devices": DEVICES,
     "trainer.channels_last": SWITCH,
     "trainer.keep_memory": SWITCH,
@@ -148,9 +163,8 @@ KEYS = {
     "hydra.run.dir": PATH,
     "hydra.sweep.dir": PATH,
 }
-# What may be set without standing in a YAML file: +finetune.phases.head.warmup=1
-PHASE = ("train", "epochs", "lr", "lr_decay", "warmup", "anneal", "until", "patience", "min_delta")
-PHASE += ("restore_best",)
+# What a phase may have, and its file needn't say: finetune.phases.head.warmup=1
+OPTIONAL = ("lr_decay", "warmup", "anneal", "until", "patience", "min_delta", "restore_best")
 
 
 def check(cfg: DictConfig) -> None:
@@ -238,7 +252,7 @@ def _known(node: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any,
         key = f"{where}{name}"
         if key in KEYS:
             yield key, value, KEYS[key]
-        elif isinstance(value, Mapping) and _shipped(value):
+        if isinstance(value, Mapping) and _shipped(value):
             yield from _known(value, f"{key}.")
 
 

@@ -62,6 +62,7 @@ def nearest(
     for known in every:
         ends.setdefault(known.rpartition(".")[2], []).append(known)
     whole = difflib.get_close_matches(f"{above}.{last}" if above else last, every, 3, 0.8)
+    whole = [k for k in whole if near(k.rpartition(".")[2], [last])]
     alike = ends.get(last) or [
         k for end in difflib.get_close_matches(last, ends, 3, 0.7) for k in ends[end]
     ]
@@ -69,7 +70,7 @@ def nearest(
     if above:  # of its own group, if there are any
         own = [k for k in found if k.partition(".")[0] == above.partition(".")[0]]
         found = own or found
-    return list(dict.fromkeys(found))[:3]
+    return [k for k in dict.fromkeys(found) if not key.startswith(f"{k}.")][:3]
 
 
 def near(name: str, names: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thaw.launch import conf
-from thaw.launch.settings import KEYS, PATH
+from thaw.launch.settings import KEYS, OPTIONAL, PATH
 from thaw.launch.typed import in_quotes, is_quoted, quoted
 
 # Hydra's own flags, and those that take a word.
@@ -31,7 +31,7 @@ INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 SETTING = re.compile(r"(?P<plus>\+{0,2})(?P<key>[^\s=~+'\"\[{(]+)\s*=(?P<value>.*)", re.DOTALL)
 
 
-def read(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def as_hydra_reads(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments as Hydra should get them, and a sentence for each that is a slip."""
     multirun = bool({"-m", "--multirun"} & set(arguments))
     flags, words = _apart(arguments)
@@ -150,6 +150,8 @@ def as_typed(word: str, multirun: bool = False) -> str:
     if found is None:
         return word
     key, value = found["key"], found["value"]
+    if re.fullmatch(rf"finetune\.phases\.[^.]+\.({'|'.join(OPTIONAL)})", key):
+        return f"++{key}={value}"  # a phase may have it, whether or not its file says so
     kind = KEYS.get(key)
     if kind is None or not kind.typed:
         if not ("/" in value and _exists(value)):
@@ -179,7 +181,7 @@ def as_typed(word: str, multirun: bool = False) -> str:
 def _literal(value: str, is_path: bool = True) -> str:
     """In quotes, with the home folder for `~`; `${` is no reference where a file is called so."""
     if _exists(value):
-        return quoted(value)
+        return quoted("./???" if value == "???" else value)  # alone, it means what is missing
     home = is_path and value.startswith("~")
     return in_quotes(str(Path(value).expanduser()) if home else value)
 

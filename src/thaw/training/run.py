@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 
 from thaw.errors import UserError
-from thaw.files import write_csv, write_json, write_over
+from thaw.files import remove_left_overs, write_csv, write_json, write_over
 from thaw.training.checkpoints import why_unusable
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,9 @@ class RunFolder:
         if not self.writes or (before != "failed" and not self.began):
             return  # what an earlier process left stays as it is where this one was refused
         if self.status or keep:
-            self._set(state, reason=str(reason) or type(reason).__name__)
+            remove_left_overs(self.path)
+            with suppress(OSError):  # of a disk that is gone, or can only be read
+                self._set(state, reason=str(reason) or type(reason).__name__)
             return
         for name in (".hydra", "train.log"):  # all that Hydra has put there by now
             path = self.path / name
