@@ -93,6 +93,27 @@ def reserve(file: IO[bytes], size: int) -> None:
                 raise OSError(error.errno, error.strerror, file.name) from None
 
 
+def check_inputs(*inputs: tuple[str, Path | None]) -> None:
+    """See before the work whether what it needs is there.
+
+    Args:
+        inputs: what it is for the user, such as `--data`, and where; None is nothing.
+
+    Raises:
+        UserError: a line for each that isn't.
+    """
+    missing = [f"There is no {path} ({what})." for what, path in inputs if path and not _is(path)]
+    if missing:
+        raise UserError("\n".join(missing))
+
+
+def _is(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name longer than any can be, or with a NUL
+        return False
+
+
 PICTURES = (".png", ".svg", ".pdf")
 FOLDER = ()  # in place of suffixes
 

@@ -45,6 +45,7 @@ def main() -> None:
         help="how sure the promise of a target is to hold: 0.9",
     )
     arguments = parser.parse_args()
+    files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
     files.check_outputs(("--out", arguments.out, files.FOLDER))
     targets = (arguments.target_error, arguments.target_coverage)
     if arguments.data is not None and targets != (None, None):

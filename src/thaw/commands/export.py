@@ -27,6 +27,7 @@ def main() -> None:
         help="also model.int8.onnx, a quarter of the size; says what accuracy it costs",
     )
     arguments = parser.parse_args()
+    files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
     files.check_outputs(("--out", arguments.out, files.FOLDER))
 
     from thaw.export.write import export  # torch is imported from here on, not for --help

@@ -59,6 +59,7 @@ def main() -> None:
         parser.error(f"expected --top-k to be a whole number from 1, got {arguments.top_k}")
     if arguments.coverage is not None and not 0 < arguments.coverage < 1:
         parser.error(f"expected --coverage to be between 0 and 1, got {arguments.coverage}")
+    files.check_inputs(("RUN", arguments.run), *(("PHOTO", path) for path in arguments.photos))
     files.check_outputs(
         ("--csv", arguments.csv, (".csv",)),
         ("--json", arguments.json, (".json",)),

@@ -5,6 +5,7 @@ import importlib.util
 import socket
 from pathlib import Path
 
+from thaw import files
 from thaw.errors import UserError
 
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--name", help="what the page calls the model; the folder's name")
     arguments = parser.parse_args()
+    files.check_inputs(("RUN", arguments.run))
     needed = ("starlette", "uvicorn", "python_multipart")
     missing = [name for name in needed if not importlib.util.find_spec(name)]
     if missing:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from thaw.launch import cli, conf, names, settings
 from thaw.launch.build import make
 from thaw.launch.mistakes import read, told
+from thaw.launch.words import asks
 from thaw.sweeps import jobs
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ def start(words_from: int = 1) -> None:
     words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
     words = cli.resume_arguments(read(words))
     sys.argv[words_from:] = words
+    if cli.is_first_process() and not asks(words):
+        print("Reading the settings, then PyTorch is loaded …", flush=True)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # a `_target_` may be the user's own
     names.register_resolvers(words)

@@ -19,7 +19,7 @@ from thaw.errors import UserError
 from thaw.launch import conf
 from thaw.launch.build import SPECIAL
 from thaw.launch.settings import KEYS, check
-from thaw.launch.typed import near, shown, unknown
+from thaw.launch.typed import near, nearest, shown, unknown
 from thaw.launch.words import as_hydra_reads
 
 PASSED_ON = {"arch", "augment", "optimizer", "trainer", "logger", "callbacks", "loss"}
@@ -167,10 +167,12 @@ def _unknown(override: Override, keys: list[str], options: dict[str, list[str]])
         return f"Expected {key} to be {kind.valid}, got {shown(value)}."
     nodes = {k.rpartition(".")[0] for k in keys}
     leaves = [k for k in keys if k not in nodes and k.rpartition(".")[2] not in SPECIAL]
-    own = [k.partition(".")[2] for k in leaves if k.startswith(f"{group}.")]
-    if group in PASSED_ON and name and not override.is_delete() and (kind or not near(name, own)):
-        return (
-            f"{key} isn't among the settings of this {group} ({', '.join(own)}); what makes it may"
-            f" take it all the same: +{override.input_line}"
-        )
-    return unknown(key, "" if value is None else value, leaves, options)
+    said = "" if value is None else value
+    own = [k for k in leaves if k.startswith(f"{group}.")]
+    if group in PASSED_ON and name and not override.is_delete():
+        if kind or not {*own} & {*nearest(key, said, leaves, options)}:
+            return (
+                f"{key} isn't among the settings of this {group} ({', '.join(own) or 'none'}); what"
+                f" makes it may take it all the same: +{override.input_line}"
+            )
+    return unknown(key, said, leaves, options)

@@ -40,6 +40,13 @@ def as_hydra_reads(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return [*flags, *(as_typed(word, multirun) for word in words)], slips
 
 
+def asks(words: Sequence[str]) -> bool:
+    """Whether these are questions to Hydra (`--help`, `--cfg job`), and no run."""
+    begin = {"--run", "-r", "--multirun", "-m"} | {f for f in TAKES if f not in ("--cfg", "-c")}
+    flags = {word.partition("=")[0] for word in _apart(words)[0] if word.startswith("-")}
+    return bool(flags - begin)
+
+
 def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Hydra's flags with their values, and the rest."""
     flags, words = [], []
