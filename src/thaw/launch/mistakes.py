@@ -20,7 +20,7 @@ from thaw.launch import conf
 from thaw.launch.build import SPECIAL
 from thaw.launch.settings import KEYS, check
 from thaw.launch.typed import near, nearest, shown, unknown
-from thaw.launch.words import as_hydra_reads
+from thaw.launch.words import as_hydra_reads, as_typed
 
 PASSED_ON = {"arch", "augment", "optimizer", "trainer", "logger", "callbacks", "loss"}
 EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # launchers and sweepers
@@ -36,6 +36,19 @@ def read(arguments: Sequence[str]) -> list[str]:
     if slips:
         raise UserError("\n".join([*slips, *mistakes(words)]))
     return words
+
+
+def composed(words: Sequence[str], hydra: bool = False) -> DictConfig:
+    """The settings that these words make, with `hydra` those of Hydra as well.
+
+    Raises:
+        UserError: naming all that is wrong with them.
+    """
+    words = [as_typed(word) for word in words]
+    with told(words):
+        cfg = conf.composed(words, hydra)
+    check(cfg)
+    return cfg
 
 
 @contextmanager
@@ -150,7 +163,7 @@ def _keys(node: Any, where: str = "") -> list[str]:
     keys: list[str] = []
     for name in node if isinstance(node, DictConfig) else ():
         keys.append(f"{where}{name}")
-        if not (OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name)):
+        if not OmegaConf.is_missing(node, name) and not OmegaConf.is_interpolation(node, str(name)):
             keys += _keys(node[name], f"{where}{name}.")
     return keys
 
@@ -169,10 +182,10 @@ def _unknown(override: Override, keys: list[str], options: dict[str, list[str]])
     leaves = [k for k in keys if k not in nodes and k.rpartition(".")[2] not in SPECIAL]
     said = "" if value is None else value
     own = [k for k in leaves if k.startswith(f"{group}.")]
-    if group in PASSED_ON and name and not override.is_delete():
-        if kind or not {*own} & {*nearest(key, said, leaves, options)}:
-            return (
-                f"{key} isn't among the settings of this {group} ({', '.join(own) or 'none'}); what"
-                f" makes it may take it all the same: +{override.input_line}"
-            )
+    passed_on = group in PASSED_ON and name and not override.is_delete()
+    if passed_on and (kind or not {*own} & {*nearest(key, said, leaves, options)}):
+        return (
+            f"{key} isn't among the settings of this {group} ({', '.join(own) or 'none'}); what"
+            f" makes it may take it all the same: +{override.input_line}"
+        )
     return unknown(key, said, leaves, options)

@@ -8,7 +8,7 @@ What belongs to a `_target_` of the user's own is the user's.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -217,13 +217,15 @@ def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
         made: list[tuple[Any, Any]] = []
         for key in node if isinstance(node, DictConfig) else range(len(node)):
             place = f"{where}.{key}" if where else str(key)
+            if place == "hydra":
+                continue
             try:
                 if OmegaConf.is_missing(node, key):
                     problems.append(f"Expected {place} to be set; it has no default.")
                     continue
                 made.append((key, plain(node[key], place)))
             except (OmegaConfBaseException, RecursionError) as error:
-                raw = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index]
+                raw = cast(Any, node._get_node(key))._value()
                 why = "to itself" if "ecursi" in str(error) else "to what isn't there"
                 problems.append(f"Expected {place} to be a value, but {shown(raw)} refers {why}.")
         return dict(made) if isinstance(node, DictConfig) else [value for _, value in made]
@@ -238,7 +240,7 @@ def _tops() -> set[str]:
     assert isinstance(config, dict)
     groups = {key for line in config.pop("defaults") if isinstance(line, dict) for key in line}
     names = {str(key).removeprefix("override ").strip("/") for key in {*config, *groups}}
-    return names - {"hydra", "experiment"}
+    return names - {"experiment"}
 
 
 def _shipped(node: Mapping[str, Any]) -> bool:

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import ConfigCompositionException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 from torch import Tensor
 
-from thaw.errors import UserError
 from thaw.launch import cli, conf
+from thaw.launch.build import make
+from thaw.launch.mistakes import composed
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.nets.weights import without_loading
@@ -39,17 +37,11 @@ def build(
     Raises:
         UserError: settings that are unknown, or that don't fit.
     """
-    try:
-        cfg = conf.composed(overrides, hydra=True)
-    except ConfigCompositionException as error:
-        cause = error.__cause__
-        if not isinstance(cause, OmegaConfBaseException) or not cause.parent_node:
-            raise
-        valid = ", ".join(key for key in map(str, cause.parent_node) if key[0] != "_")
-        raise UserError(f"There is no setting {cause.full_key}; valid are {valid}.") from error
-    make = (lambda: instantiate(cfg.arch), lambda: instantiate(cfg.finetune))
+    cfg = composed(overrides, hydra=True)
     with nullcontext() if weights else without_loading():
-        backbone, schedule = cli.build_all(*make)
+        backbone, schedule = cli.build_all(
+            lambda: make(cfg.arch, "arch"), lambda: make(cfg.finetune, "finetune")
+        )
     return backbone, schedule, cfg.hydra.runtime.choices
 
 

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
 from thaw.launch import conf
+from thaw.launch.mistakes import composed
 from thaw.shortlist.probe import FEWEST
 
 GROUPS = ("data", "trainer", "cache", "seed")  # what of training's settings has a meaning here
@@ -66,7 +67,7 @@ def read(words: Sequence[str]) -> Words:
         group, _, inner = name.partition("/")
         chosen = [f"arch={group}", *([f"arch.name={inner}"] if inner else [])]
         chosen += [_setting(word, name) for word in own[name]]
-        cfg = conf.composed([*chosen, *given["shared"]])
+        cfg = composed([*chosen, *given["shared"]])
         ready = all(OmegaConf.select(cfg.arch, key) for key in ("name", "weights"))
         if names or ready:
             shown = f"{name}/{cfg.arch.name}" if name in LIBRARIES else name
