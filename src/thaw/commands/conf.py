@@ -25,6 +25,8 @@ def main() -> None:
         print(files[name].read_text(encoding="utf-8"), end="")
     elif name in groups or not name:
         print(listing({name: groups[name]} if name else groups))
+        if conf.foreign():
+            print("\nconf/config.yaml here is another program's: its folder isn't looked into.")
     else:
         raise UserError(_unknown(name, [*files, *groups]))
 

@@ -115,6 +115,9 @@ def train(*overrides: str, **settings: Any) -> Run:
     Raises:
         UserError: something can't be used; nothing is left half-written.
     """
+    for word in overrides:
+        if not isinstance(word, str):
+            raise UserError(f"Expected words such as 'arch=resnet18', got {word!r}.")
     words = cli.resume_arguments([*read(overrides), *words_of(settings)])
     with _one_at_a_time, _process_as_it_was():
         return Run(_trained(words))
@@ -136,9 +139,8 @@ def _trained(words: list[str]) -> Path:
             except UserError as error:
                 raise cli.Refused(str(error)) from error
             return
-        with _log_to(
-            folder[0] / "train.log", hydra_cfg.job_logging["formatters"]["dated"]["format"]
-        ):
+        dated = hydra_cfg.job_logging["formatters"]["dated"]["format"]
+        with _log_to(folder[0] / "train.log", dated):
             command.run(cfg)
 
     try:
@@ -197,6 +199,7 @@ def _process_as_it_was() -> Iterator[None]:
         if main:
             cli.exit_on_signals()
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")  # nobody shows tqdm's bars
             yield
     except cli.Interrupted as interrupt:
         interrupted = interrupt.signum

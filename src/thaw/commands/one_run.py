@@ -5,7 +5,7 @@ Settings (`cfg`) stop in `build`: below it are objects and plain values.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -15,6 +15,7 @@ from torch import Tensor
 from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
+from thaw.errors import UserError
 from thaw.evaluation import scores
 from thaw.launch import cli, memory
 from thaw.launch.build import make
@@ -34,6 +35,8 @@ from thaw.training.run import RunFolder, plain
 from thaw.training.schedule import Schedule
 from thaw.training.trainer import make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,15 +116,26 @@ def build(cfg: DictConfig, sweep: bool = False) -> Parts:
     makers: dict[str, Callable[[], Any]] = {
         "seed": seed,
         "cache": lambda: FeatureCache(**cfg.cache),
-        "schedule": lambda: make(cfg.finetune, "finetune"),
+        "schedule": lambda: _of(Schedule, "finetune", make(cfg.finetune, "finetune")),
         "optimizer": lambda: check_optimizer(make(cfg.optimizer, "optimizer")),
         "augment": lambda: check_augment(make(cfg.augment, "augment")),
-        "backbone": lambda: jobs.backbone(cfg.arch, shared=sweep),
-        "data": lambda: make(cfg.data, "data", seed=cfg.seed).checked(),
+        "backbone": lambda: _of(Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep)),
+        "data": lambda: _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).checked(),
         "trainer": lambda: OmegaConf.to_container(cfg.trainer, resolve=True),
     }
     made = dict(zip(makers, cli.build_all(*makers.values()), strict=True))
     return Parts(**made, settings=plain(cfg))
+
+
+def _of(kind: type[T], group: str, made: Any) -> T:
+    """What a group's settings made, which is what they are for."""
+    if not isinstance(made, kind):
+        raise UserError(
+            f"Expected the settings of {group} to make a {kind.__name__}, by _target_ and what it"
+            f" takes, but they make a {type(made).__name__}; {cli.door('conf')} {group} lists those"
+            " that do."
+        )
+    return made
 
 
 def assemble(parts: Parts, run: RunFolder) -> Training:

@@ -97,8 +97,16 @@ def start(words_from: int = 1) -> None:
     setbase(conf.VERSION)
     parser = get_args_parser()
     # As `hydra.main` does it, which reads `sys.argv`.
-    with told(words):
-        _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
+    try:
+        with told(words):
+            _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
+    except OSError as error:
+        from thaw.training.run import RunFolder
+
+        place = conf.Place.last
+        if place and cli.is_first_process() and not (place / "status.json").exists():
+            RunFolder(place).end("failed", error)  # Hydra itself could not write there
+        raise
     if jobs.failures:
         sys.exit(1)
 

@@ -49,6 +49,8 @@ def _is_folder(value: Any) -> bool:
 
 
 def _literal(key: str, value: Any) -> str:
+    if hasattr(value, "item"):  # of numpy or torch, a number
+        value = value.item()
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -60,10 +62,8 @@ def _literal(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(_literal(key, item) for item in value)}]"
     if isinstance(value, Mapping):
-        items = (f"{quoted(str(name))}:{_literal(key, item)}" for name, item in value.items())
+        items = (f"{name}:{_literal(key, item)}" for name, item in value.items())
         return f"{{{','.join(items)}}}"
-    if hasattr(value, "item"):  # of numpy or torch, a number
-        return _literal(key, value.item())
     raise UserError(
         f"Expected {key} to be a number, a text, a path, true or false, None, a list or a dict,"
         f" got {value!r}."

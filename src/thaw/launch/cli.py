@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -68,8 +69,14 @@ def command(main: Callable[[], Any]) -> NoReturn:
     exit_on_signals()
     try:
         main()
+        sys.stdout.flush()
     except Interrupted as interrupt:
         sys.exit(128 + interrupt.signum)
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the exit
+        sys.exit(0)
     except (Exception, Refused) as error:
         sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
         if sentence is None or full_error:
@@ -86,6 +93,13 @@ def tell_of_thread(args: threading.ExceptHookArgs) -> None:
     """Leave to the main thread what the machine refuses a thread: it finds out, and tells it."""
     if args.exc_value is None or failures.sentence(args.exc_value) is None:
         threading.__excepthook__(args)
+
+
+def _unread() -> bool:
+    """Whether what stdout is piped to, such as `head`, has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 SCRIPTS = (
@@ -165,14 +179,21 @@ def user_sentence(error: Exception) -> str | None:
         return str(error)
     from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import YAMLError
 
+    from thaw.launch import conf
+
+    unreadable = isinstance(error, YAMLError | UnicodeDecodeError | OmegaConfBaseException)
+    if unreadable and (sentence := conf.unreadable()):
+        return sentence
     cause = error.__cause__ or error.__context__
     if isinstance(error, InstantiationException):
         if isinstance(cause, UserError):
             return str(cause)
         if refused := failures.sentence(error):
             return refused
-        if cause is not None and not isinstance(cause, TypeError | ValueError):
+        lost = str(error).startswith("Error locating target")
+        if cause is not None and not lost and not isinstance(cause, TypeError | ValueError):
             return None
         key = re.search(r"full_key: (\S+)", str(error))
         where = f" of {key[1]}" if key else ""

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -23,8 +24,7 @@ from thaw.files import FOLDER, check_outputs
 from thaw.launch.cli import Refused
 
 VERSION = "1.3"  # of Hydra, whose habits Thaw counts on
-# Groups that Thaw's config.yaml chooses from; a config.yaml with none of them is of something else.
-GROUPS = {"arch", "data", "augment", "optimizer", "finetune", "trainer"}
+MARKS = {"arch", "finetune"}  # a config.yaml that doesn't choose from both isn't Thaw's
 
 
 def folder() -> Path:
@@ -37,13 +37,14 @@ def folder() -> Path:
 def own() -> Path | None:
     """The user's own `conf/` in the working directory; None if it isn't there, or isn't Thaw's."""
     path = Path("conf").resolve()
-    if not path.is_dir() or path.samefile(folder()) or _of_another(path / "config.yaml"):
+    if not path.is_dir() or path.samefile(folder()) or foreign():
         return None
     return path
 
 
-def _of_another(config: Path) -> bool:
-    """Whether this is another Hydra project's main file: it chooses from none of Thaw's groups."""
+def foreign() -> bool:
+    """Whether the `conf/` here is another Hydra project's, whose main file isn't one of Thaw's."""
+    config = Path("conf", "config.yaml")
     if not config.is_file():
         return False
     try:
@@ -51,7 +52,7 @@ def _of_another(config: Path) -> bool:
         chosen = {key for item in defaults if isinstance(item, dict) for key in item}
     except Exception:  # whatever a file that isn't one of Thaw's makes its reader raise
         return True
-    return not chosen & GROUPS
+    return not chosen >= MARKS
 
 
 def groups() -> list[str]:
@@ -72,6 +73,21 @@ def options(group: str) -> dict[str, Path]:
 def _folders() -> list[Path]:
     mine = own()
     return [folder(), mine] if mine else [folder()]
+
+
+def unreadable() -> str | None:
+    """A sentence on the first of the user's own files that holds no settings; None if all do."""
+    mine = own()
+    for file in sorted(mine.glob("**/*.yaml")) if mine else []:
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+            reason = None if isinstance(found, dict | None) else f"it is a {type(found).__name__}"
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+        if reason:
+            shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+            return f"Expected {shown} to hold settings (KEY: VALUE, in YAML), but {reason}."
+    return None
 
 
 def composed(words: Sequence[str] = (), hydra: bool = False) -> DictConfig:
@@ -99,9 +115,13 @@ def register() -> None:
 class Place(Callback):
     """Sees before a run or a sweep whether its folder can be written, and is refused if not."""
 
+    last: Path | None = None  # of the run that began last in this process
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before Hydra makes the folder."""
+        HydraConfig.instance().set_config(config)  # as Hydra does next: the name refers to it
         _check_place("hydra.run.dir", config.hydra.run.dir)
+        Place.last = Path(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """As for a run."""

@@ -35,7 +35,7 @@ def as_hydra_reads(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments as Hydra should get them, and a sentence for each that is a slip."""
     multirun = bool({"-m", "--multirun"} & set(arguments))
     flags, words = _apart(arguments)
-    groups = {group: list(conf.options(group)) for group in sorted(conf.GROUPS)}
+    groups = {group: list(conf.options(group)) for group in sorted(conf.groups())}
     words, slips = _without_slips(words, groups)
     return [*flags, *(as_typed(word, multirun) for word in words)], slips
 

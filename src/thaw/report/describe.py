@@ -64,7 +64,7 @@ def build_run(run: Path) -> tuple[Backbone, Schedule | None, dict[str, Any]]:
     facts["steps"] = -(-len(split["train"]) // settings["data"]["batch_size"])
     choices = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
     facts |= {"arch": choices.arch, "finetune": choices.finetune}
-    return backbone, instantiate(settings["finetune"]), facts
+    return backbone, make(settings["finetune"], "finetune"), facts
 
 
 def show_all() -> None:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def show(what: RenderableType) -> None:
     """Log a table: the terminal shows it in its colours, `train.log` gets it as plain text."""
-    plain = Console(file=io.StringIO(), width=120)
+    plain = Console(file=io.StringIO(), width=120, force_jupyter=False)
     plain.print(what)
     assert isinstance(plain.file, io.StringIO)
     text = "\n" + plain.file.getvalue().rstrip()

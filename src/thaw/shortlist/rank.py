@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
 from thaw.evaluation.scores import scores
 from thaw.intervals import wilson
+from thaw.launch.build import make
 from thaw.nets.backbone import Backbone
 from thaw.report.metrics import latency
 from thaw.shortlist.probe import USED, head_inputs, out_of_fold
@@ -87,7 +87,7 @@ def probe(
         UserError: the net can't be built, or its features aren't finite.
     """
     torch.manual_seed(net.cfg.seed)  # of a net with random weights
-    backbone: Backbone = instantiate(net.cfg.arch)
+    backbone: Backbone = make(net.cfg.arch, "arch")
     backbone.reset_head(len(data.classes))
     if net.cfg.trainer.channels_last:  # as in training, which finds the same features
         backbone.arrange(torch.channels_last)

@@ -86,7 +86,7 @@ def _check(net: Net) -> None:
     """See that a net's settings and files are right, before anything is downloaded or computed."""
     try:
         with without_loading():
-            instantiate(net.cfg.arch)
+            make(net.cfg.arch, "arch")
     except Exception as error:
         sentence = _sentence(error, net)
         if sentence is None:
