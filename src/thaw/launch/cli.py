@@ -23,6 +23,8 @@ from thaw.errors import UserError
 from thaw.launch import failures
 from thaw.launch.typed import quoted, unquoted
 
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours in what a library says
+
 
 class Interrupted(BaseException):
     """SIGINT or SIGTERM came. Not an Exception: no handler for errors may swallow it."""
@@ -66,6 +68,7 @@ def command(main: Callable[[], Any]) -> NoReturn:
     # Nor is there any to be looked for at the end, which would take more than a second.
     atexit.register(gc.freeze)
     threading.excepthook = tell_of_thread
+    logging.captureWarnings(True)  # of libraries, for who develops with them: to a run's train.log
     exit_on_signals()
     try:
         main()
@@ -81,7 +84,7 @@ def command(main: Callable[[], Any]) -> NoReturn:
         sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
         if sentence is None or full_error:
             raise
-        print(sentence, file=sys.stderr)
+        print(ANSI.sub("", sentence), file=sys.stderr)
         sys.exit(2)
     finally:
         if full_error is None:

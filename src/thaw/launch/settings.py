@@ -223,9 +223,9 @@ def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
                 if OmegaConf.is_missing(node, key):
                     problems.append(f"Expected {place} to be set; it has no default.")
                     continue
-                made.append((key, plain(node[key], place)))
+                made.append((key, plain(cast(Any, node)[key], place)))
             except (OmegaConfBaseException, RecursionError) as error:
-                raw = cast(Any, node._get_node(key))._value()
+                raw = cast(Any, node)._get_node(key)._value()
                 why = "to itself" if "ecursi" in str(error) else "to what isn't there"
                 problems.append(f"Expected {place} to be a value, but {shown(raw)} refers {why}.")
         return dict(made) if isinstance(node, DictConfig) else [value for _, value in made]
