@@ -194,20 +194,20 @@ TEXTS = [
 TEXTS += ["${seed}", "é ü", "line\nbreak", " lead ", "", "null", "true", "1e-3", "(a)", "C:\\x"]
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_text_needs_no_quotes(text):
-    cfg = conf.composed(["+a=1", *words_of({"+text": text, "+more": [text], "+deep": {"k": text}})])
-    assert [cfg.text, cfg.more[0], cfg.deep.k] == [text] * 3
+def test_texts_need_no_quotes():
+    plain = {f"+text{i}": text for i, text in enumerate(TEXTS)}
+    cfg = conf.composed(words_of(plain | {"+all": TEXTS, "+deep": dict(enumerate(TEXTS))}))
+    for found in (cfg[key[1:]] for key in plain), cfg["all"], cfg.deep.values():
+        assert [*found] == TEXTS
 
 
-@pytest.mark.parametrize(
-    "value", [1, -2, 0.5, 1e-20, float("inf"), True, False, None, [1, [2.5, "x"]], (1, 2), {}, []]
-)
-def test_a_value_arrives_as_it_is(value):
-    expected = [*value] if isinstance(value, tuple) else value
-    cfg = conf.composed(words_of({"+value": value, "+number": np.float64(0.25)}))
-    assert cfg.value == expected
-    assert cfg.number == 0.25
+def test_values_arrive_as_they_are():
+    values = [1, -2, 0.5, 1e-20, float("inf"), True, False, None, [1, [2.5, "x"]], {}, []]
+    given = {f"+value{i}": value for i, value in enumerate(values)}
+    numpy = {"+tuple": (1, 2), "+float": np.float64(0.25), "+int": np.int64(3)}
+    cfg = conf.composed(words_of(given | numpy))
+    assert [cfg[key[1:]] for key in given] == values
+    assert (cfg.tuple, cfg.float, cfg.int) == ([1, 2], 0.25, 3)
 
 
 def test_a_folder_beside_a_name_of_settings_needs_a_path(tmp_path):

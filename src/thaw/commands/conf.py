@@ -45,7 +45,7 @@ def listing(groups: dict[str, dict[str, Path]]) -> str:
 
 def about(file: Path) -> str:
     """The first comment line of a file, leaving out where its settings go and its own command."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         comment = re.match(r"# *+(?!@package|python train\.py|thaw train)(.*\S)", line)
         if comment:
             return comment[1]

@@ -66,7 +66,7 @@ def options(group: str) -> dict[str, Path]:
     """The files of a group by name; the user's own hide those that Thaw brings."""
     files = [file for top in _folders() for file in (top / group).glob("*.yaml")]
     # `thaw conf finetune/full > conf/finetune/full.yaml` makes an empty one before it asks.
-    found = {file.stem: file for file in files if file.stat().st_size}
+    found = {file.stem: file for file in files if file.is_file() and file.stat().st_size}
     return dict(sorted(found.items()))
 
 

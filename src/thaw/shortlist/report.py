@@ -31,7 +31,6 @@ def report(words: Sequence[str], out: Path | None = None, csv: str | None = None
     """Probe each net, write `shortlist.csv` and `shortlist.png`, print; False where a net failed.
 
     Args:
-        conf: the folder of settings.
         words: `KEY=VALUE`, see `thaw.shortlist.words.read`.
         out: where files go; by default a new folder in outputs/shortlist.
         csv: another file for the table, or `-` for the screen instead of the table.

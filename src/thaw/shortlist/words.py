@@ -27,7 +27,7 @@ class Net:
 
 @dataclass(frozen=True)
 class Words:
-    """The nets to try, the number of folds, and the words that are for train.py as well."""
+    """The nets to try, the number of folds, and the words that are for training as well."""
 
     nets: list[Net]
     folds: int
