@@ -5,6 +5,7 @@ One without is an argument like any other: what its function takes and refuses i
 What belongs to a `_target_` of the user's own is the user's.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -200,9 +201,11 @@ def check(cfg: DictConfig) -> None:
         for key, value, kind in _known(values)
         if key not in broken and not kind.takes(value)
     ]
-    data = values.get("data")
-    if isinstance(data, Mapping) and _shipped(data) and not problems:
+    arch, data = values.get("arch"), values.get("data")
+    if isinstance(data, Mapping) and _shipped(data):
         problems += _missing_root(data)
+    if isinstance(arch, Mapping) and _shipped(arch):
+        problems += _missing_weights(arch.get("weights"))
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
@@ -258,9 +261,26 @@ def _known(node: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any,
             yield from _known(value, f"{key}.")
 
 
+def _missing_weights(weights: object) -> list[str]:
+    """Names of published ones are known to their libraries alone; a file looks like one."""
+    if not isinstance(weights, str) or not re.search(
+        r"[/\\]|\.(pth|pt|ckpt|bin|safetensors)$", weights
+    ):
+        return []
+    try:
+        if Path(weights).expanduser().exists():
+            return []
+    except OSError:  # a name longer than file systems allow
+        pass
+    return [
+        f"Expected a file of weights in arch.weights={weights}, but there is none; valid are also"
+        " DEFAULT, the name of published weights, and null (random ones)."
+    ]
+
+
 def _missing_root(data: Mapping[str, Any]) -> list[str]:
     root = data.get("root")
-    if data.get("source") is not None or data.get("file") is not None or not isinstance(root, str):
+    if data.get("source") is not None or data.get("file") is not None or not _is_text(root):
         return []
     path = Path(root).expanduser()
     try:
