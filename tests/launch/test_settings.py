@@ -83,7 +83,7 @@ WRONG = {
     "data.batch_size={a: 1}": "got {'a': 1}",
     "data.workers=true": "data.workers to be a whole number from 0 to 512, got true",
     "data.val_fraction=nan": "data.val_fraction to be a number between 0 and 1, got nan",
-    "data=folder data.root=. data.source=5": "data.source to be settings with a _target_, or null, got 5",
+    "data=folder data.root=. data.source=5": "to be settings with a _target_, or null, got 5",
     "seed=99999999999999999999": "seed to be a whole number from 0",
     "seed=null": "got null",
     "seed=": "got ''",
