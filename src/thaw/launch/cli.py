@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from thaw.errors import UserError
 from thaw.launch import failures
+from thaw.launch.failures import Refused
 from thaw.launch.typed import quoted, unquoted
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours in what a library says
@@ -32,14 +33,6 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         self.signum = signum
         super().__init__(signal.Signals(signum).name)
-
-
-class Refused(BaseException):
-    """A UserError on its way out past Hydra, which would print more about it."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        super().__init__(sentence)
 
 
 def exit_on_signals() -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 import thaw
 from thaw.errors import UserError
 from thaw.files import FOLDER, check_outputs
-from thaw.launch.cli import Refused
+from thaw.launch.failures import Refused
 
 VERSION = "1.3"  # of Hydra, whose habits Thaw counts on
 MARKS = {"arch", "finetune"}  # a config.yaml that doesn't choose from both isn't Thaw's

@@ -33,6 +33,14 @@ SHARED = re.compile(r"shared memory|/torch_\d|/dev/shm|Bus error", re.IGNORECASE
 KILLED = re.compile(r"DataLoader worker.*(exited unexpectedly|killed by signal)", re.DOTALL)
 
 
+class Refused(BaseException):
+    """A UserError on its way out past Hydra, which would print more about it."""
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+        super().__init__(sentence)
+
+
 def sentence(error: BaseException) -> str | None:
     """What the machine refused; None if it is no such failure."""
     chain = list(_chain(error))

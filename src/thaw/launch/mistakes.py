@@ -121,7 +121,7 @@ def mistakes(words: Sequence[str]) -> list[str]:
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()[0]
     if found := re.search(r"already at '(.+)'", text):
-        return f"{found[1]} is set already; change it without a +: {found[1]}=VALUE"
+        return f"{found[1]} is set already; change it without a +, as {found[1]}=VALUE."
     if found := re.match(r"Could not delete from config.*?'(.+)'", text):
         return f"There is nothing to leave out at {found[1]}."
     return text

@@ -101,8 +101,8 @@ def _without_slips(words: list[str], groups: dict[str, list[str]]) -> tuple[list
         elif re.fullmatch(r".*=\s*\{\s*\}\s*", word, re.DOTALL):
             key = word.partition("=")[0].lstrip("+")
             slips.append(
-                f"{word} would change nothing, since it is merged with what there is; leave out"
-                f" what you don't want: ~{key}.NAME"
+                f"{word} would change nothing, since it is merged with what there is;"
+                f" ~{key}.NAME leaves out what you don't want."
             )
         else:
             good.append(word)
