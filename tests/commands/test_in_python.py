@@ -175,6 +175,15 @@ def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path
     assert thaw.train(resume=status.parent).metrics["epochs"] == 1
 
 
+@pytest.mark.slow
+def test_several_devices_train_in_processes_of_their_own(few):
+    several = {"trainer": "ddp", "trainer.accelerator": "cpu", "trainer.devices": 2}
+    run = thaw.train(data=few, **SMALL | several)
+    assert run.metrics["test/images"] == len(run.predictions) == 6
+    with pytest.raises(thaw.UserError, match="exit code 2"):
+        thaw.train(data=few, seed=-1, **SMALL | several)
+
+
 # --- values ---------------------------------------------------------------------------------------
 
 
