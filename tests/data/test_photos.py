@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thaw.data.photos import broken_photos, find_photos, is_photo, load_photo
+from thaw.data.photos import broken_photos, load_photo
 from thaw.errors import UserError
 
 # How the upright photo was turned before it was stored, by EXIF orientation.
@@ -196,69 +196,6 @@ def test_what_passes_the_check_can_be_loaded(tmp_path: Path):
         else:
             assert load_photo(path).size == (160, 120)
     assert len(broken) > len(paths) // 2
-
-
-# --- finding photos -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("a.jpg", True),
-        ("a.JPEG", True),
-        ("a.png", True),
-        ("a.webp", True),
-        ("a.txt", False),
-        ("a.gif", False),
-        ("jpg", False),
-        ("._a.jpg", False),
-        (".hidden.png", False),
-    ],
-)
-def test_a_photo_is_known_by_its_name(name: str, expected: bool):
-    assert is_photo(name) is expected
-    assert is_photo(Path("folder.d") / name) is expected
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def test_photos_below_a_folder_are_found_in_order(tmp_path: Path):
-    touch(tmp_path, "b/2.jpg", "b/1.PNG", "a/deep/3.webp", "notes.txt", "a/._3.webp", "0.jpg")
-    found = [path.relative_to(tmp_path).as_posix() for path in find_photos([tmp_path])]
-    assert found == ["0.jpg", "a/deep/3.webp", "b/1.PNG", "b/2.jpg"]
-
-
-def test_hidden_folders_are_passed_over(tmp_path: Path):
-    touch(tmp_path, "a.jpg", ".thumbnails/a.jpg", "b/.ipynb_checkpoints/b.jpg", "b/b.jpg")
-    assert find_photos([tmp_path]) == [tmp_path / "a.jpg", tmp_path / "b" / "b.jpg"]
-    hidden = tmp_path / ".thumbnails"
-    assert find_photos([hidden]) == [hidden / "a.jpg"], "one that is named is meant"
-
-
-def test_what_is_named_comes_as_named(tmp_path: Path):
-    touch(tmp_path, "z/1.jpg", "z/2.jpg", "a.jpg")
-    places = [tmp_path / "z", tmp_path / "a.jpg"]
-    assert find_photos(places) == [tmp_path / "z/1.jpg", tmp_path / "z/2.jpg", tmp_path / "a.jpg"]
-
-
-def test_all_missing_places_are_named_at_once(tmp_path: Path):
-    touch(tmp_path, "here.jpg")
-    with pytest.raises(UserError) as caught:
-        find_photos([tmp_path / "one", tmp_path / "here.jpg", tmp_path / "two.jpg"])
-    assert str(tmp_path / "one") in str(caught.value)
-    assert str(tmp_path / "two.jpg") in str(caught.value)
-    assert "here.jpg" not in str(caught.value)
-
-
-def test_a_folder_without_photos_is_named(tmp_path: Path):
-    touch(tmp_path, "notes.txt")
-    with pytest.raises(UserError, match=r"\.jpg") as caught:
-        find_photos([tmp_path])
-    assert str(tmp_path) in str(caught.value)
 
 
 def test_threads_that_decode_leave_the_warning_filters_as_they_were(tmp_path: Path):

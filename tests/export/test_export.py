@@ -470,7 +470,8 @@ def test_photos_straight_from_jpeg_files_are_labelled_alike(exported, shared):
 
 @slow
 def test_a_net_of_attention(tmp_path, mixed, monkeypatch):
-    monkeypatch.setattr("thaw.export.resize.TALL_FIRST", False)  # a branch, which takes seconds
+    # It is a branch, which takes seconds.
+    monkeypatch.setattr("thaw.data.pixels.resize.TALL_FIRST", False)
     net = pretrained.timm("vit_tiny_patch16_224", weights=None, depth=1)
     photos = tmp_path / "wide"
     photos.mkdir()

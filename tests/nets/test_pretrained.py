@@ -11,7 +11,8 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
-from thaw.data.photos import find_photos, load_photo
+from thaw.data.find import find_photos
+from thaw.data.photos import load_photo
 from thaw.nets import pretrained
 from thaw.nets.backbone import Backbone
 

@@ -48,9 +48,9 @@ def decoded(monkeypatch):
     """Paths that were decoded to compute features, in their order."""
     paths = []
 
-    def load(path):
+    def load(path, white=None):
         paths.append(path)
-        return load_photo(path)
+        return load_photo(path, white)
 
     load_photo = features.load_photo
     monkeypatch.setattr(features, "load_photo", load)

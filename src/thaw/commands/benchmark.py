@@ -278,7 +278,7 @@ class Bench:
 
     def predict(self, system: str) -> Result:
         """Label a photo, or all; or only start Python and import what that needs at least."""
-        from thaw.data.photos import find_photos
+        from thaw.data.find import find_photos
 
         if self.model is None:
             self.model = self.train("head", "thaw")[1] / "run"

@@ -30,19 +30,18 @@ def main() -> None:
     if missing:
         raise UserError(f'Serving needs {", ".join(missing)}: pip install "thaw-vision[serve]".')
 
-    import uvicorn
-
-    from thaw.model.serve import app  # torch is imported from here on, not for --help
-
     with listening(arguments.host, arguments.port) as door:
-        application = app(arguments.run, arguments.name)
-        print(f"http://{arguments.host}:{door.getsockname()[1]}  (Ctrl-C ends it)", flush=True)
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
-        server.run(sockets=[door])
+        from thaw.model import doorman
+        from thaw.model.serve import app  # torch is imported from here on, not for --help
+
+        application = app(arguments.run, arguments.name, arguments.host)
+        port = door.getsockname()[1]
+    print(f"http://{arguments.host}:{port}  (Ctrl-C ends it)", flush=True)
+    doorman.run(application, arguments.host, port)
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket at this address, taken before the model is loaded.
+    """A socket at this address, held while the model is loaded: no other program gets it.
 
     Raises:
         UserError: there is no such address or port here, or another program has it.

@@ -15,6 +15,7 @@ from thaw.errors import UserError
 
 Augment = Callable[[Any], Any]
 _one_generator = Lock()  # torchvision draws from the process's, which threads share
+LONG = 32  # times the shorter side
 FLIPS = {
     v1.RandomHorizontalFlip: F.horizontal_flip,
     v2.RandomHorizontalFlip: F.horizontal_flip,
@@ -25,9 +26,22 @@ FLIPS = {
 
 def augmented(augment: Augment, image: Any, seed: int, epoch: int, index: int) -> Any:
     """The image as this epoch sees it: neither workers nor an interruption change it."""
+    if not Views(augment).few:  # it may resize
+        image = shortened(image)
     with _one_generator, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(mix(seed, epoch, index))
         return augment(image)
+
+
+def shortened(image: Image.Image) -> Image.Image:
+    """The middle of a photo whose one side is more than `LONG` times the other.
+
+    A resize of the shorter side would enlarge the longer without bound.
+    """
+    width, height = image.size
+    most = LONG * min(width, height)
+    left, top = max(0, width - most) // 2, max(0, height - most) // 2
+    return image.crop((left, top, width - left, height - top)) if left or top else image
 
 
 class Views:

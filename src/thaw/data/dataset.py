@@ -1,34 +1,42 @@
 """Photos in an order and with an augmentation that are functions of (seed, epoch, index)."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import functional as F
 from torchvision.transforms._presets import ImageClassification
 
-from thaw.data.augment import Augment, Views, augmented, mix
+from thaw.data.augment import Augment, Views, augmented, mix, shortened
 from thaw.data.cache import Rows
 from thaw.data.photos import load_photo
+from thaw.data.pixels.deep import White
+from thaw.data.pixels.resize import MOST, REACH, ResizeAndCrop
 from thaw.data.splits import Sample
 
 
 class PhotoDataset(Dataset):
-    """Photos by `(epoch, index)`; augmentation is seeded by (seed, epoch, index)."""
+    """Photos by `(epoch, index)`; augmentation is seeded by (seed, epoch, index).
+
+    Args:
+        white: of photos of more than 8 bits, see `deep`.
+    """
 
     def __init__(
         self,
         root: Path,
         samples: list[Sample],
-        transforms: Callable[[Any], Tensor],
+        transforms: ImageClassification,
         augment: Augment | None = None,
         seed: int = 0,
+        white: White | None = None,
     ) -> None:
-        self.root, self.samples, self.seed = root, samples, seed
+        self.root, self.samples, self.seed, self.white = root, samples, seed, white
         self.transforms, self.augment = transforms, augment
 
     def __len__(self) -> int:
@@ -37,10 +45,10 @@ class PhotoDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         sample = self.samples[index]
-        image = load_photo(self.root / sample.path)
+        image = load_photo(self.root / sample.path, self.white)
         if self.augment is not None:
             image = augmented(self.augment, image, self.seed, epoch, index)
-        return {"image": self.transforms(image), "label": sample.label, "index": index}
+        return {"image": seen(self.transforms, image), "label": sample.label, "index": index}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
         """A batch, as `DataLoader` asks for it."""
@@ -49,12 +57,23 @@ class PhotoDataset(Dataset):
 
 
 def cropped(see: ImageClassification, image: Any) -> Any:
-    """The part of a PIL image that weights see, in the size that they see it."""
-    how = {"interpolation": see.interpolation, "antialias": see.antialias}
-    return F.center_crop(F.resize(image, see.resize_size, **how), see.crop_size)
+    """The part of a PIL image that weights see, in the size that they see it.
+
+    The pixels are those of torchvision's resize and centre crop; a photo whose one side is many
+    times the other's is cropped first.
+    """
+    how, (crop,) = see.interpolation, see.crop_size
+    if len(see.resize_size) == 1:
+        (short, long), (side,) = sorted(image.size), see.resize_size
+        if side * side * long / short > MOST * crop * crop:
+            if how.value in REACH:
+                return ResizeAndCrop(see.resize_size, crop, how.value).strip(image)
+            image = shortened(image)
+    resized = F.resize(image, see.resize_size, interpolation=how, antialias=see.antialias)
+    return F.center_crop(resized, see.crop_size)
 
 
-def pixels(see: ImageClassification, image: Any) -> Tensor:
+def pixels(see: ImageClassification, image: Image.Image) -> Tensor:
     """What weights see of a PIL image, before it is normalised: uint8 `[3, H, W]`.
 
     This and `normalised` do what torchvision's `ImageClassification.forward` does, to the bit; what
@@ -66,6 +85,11 @@ def pixels(see: ImageClassification, image: Any) -> Tensor:
 def normalised(see: ImageClassification, batch: Tensor) -> Tensor:
     """Images as a net wants them, float32 `[B, 3, H, W]`, of uint8 `pixels`."""
     return F.normalize(F.convert_image_dtype(batch, torch.float), mean=see.mean, std=see.std)
+
+
+def seen(see: ImageClassification, image: Image.Image) -> Tensor:
+    """What a net gets to see of a PIL image, `[3, H, W]`."""
+    return normalised(see, pixels(see, image))
 
 
 def decoders() -> ThreadPoolExecutor:

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.augment import Augment
 from thaw.data.cache import Rows
 from thaw.data.dataset import Batches, EpochShuffle, InOrder, PhotoDataset
-from thaw.data.photos import broken_photos, digests, is_photo
+from thaw.data.find import is_photo
+from thaw.data.photos import broken_photos, digests, misnamed, white_of
 from thaw.data.splits import Folder, Sample, cut
 from thaw.errors import UserError
 
@@ -63,9 +64,10 @@ class PhotoFolder(LightningDataModule):
         self.classes: list[str] = []
         self.splits: dict[str, list[Sample]] = {}
         self.cut: dict[str, str] = {}  # how splits came about that are no folders
-        self.transforms: Callable[[Any], Tensor] | None = None
+        self.transforms: ImageClassification | None = None
         self.augment: Augment | None = None
         self.features: dict[str, Rows] = {}  # of splits that are read from the cache now
+        self.white: dict[str, float] = {}  # in photos of more than 8 bits, see `deep`
         self.contents: dict[str, str] = {}  # photo's path → sha256 of its bytes
         self._check_arguments()
 
@@ -151,6 +153,12 @@ class PhotoFolder(LightningDataModule):
             raise UserError(
                 f"The photos in {self.root} can't be used: " + "; ".join(problems) + "."
             )
+        if wrong := misnamed(opened):
+            names = ", ".join(f"{count:,} {name}" for name, count in wrong.most_common())
+            log.info("photos are known by their content, not by their name (%s)", names)
+        self.white = white_of(opened)
+        for kind, white in self.white.items():
+            log.info("photos of more than 8 bits (%ss): %g is white, 0 is black", kind, white)
         self.splits = {split: splits[split] for split in ("train", "val", "test")}
 
     def _folders(self) -> dict[str, Path]:
@@ -256,7 +264,9 @@ class PhotoFolder(LightningDataModule):
     def _loader(self, split: str, **kwargs: Any) -> Batches:
         assert self.transforms is not None, "a backbone's transforms come first"
         augment = self.augment if split == "train" else None
-        dataset = PhotoDataset(self.root, self.splits[split], self.transforms, augment, self.seed)
+        dataset = PhotoDataset(
+            self.root, self.splits[split], self.transforms, augment, self.seed, self.white
+        )
         loader = DataLoader(
             dataset,
             batch_size=self.batch_size,

@@ -1,22 +1,34 @@
-"""Photo files: finding them, and decoding each the same way wherever Thaw meets it."""
+"""Photo files: decoding each the same way wherever Thaw meets it."""
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from thaw.data.find import EXTENSIONS
+from thaw.data.pixels import deep
+from thaw.data.pixels.opening import opened, printable, reason
 from thaw.errors import UserError
 
-# torchvision's IMG_EXTENSIONS, written out: importing them would import torch.
-IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-# 16-bit grey: `.convert("RGB")` would clip it to white.
-DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+# What undoes each EXIF orientation, as `ImageOps.exif_transpose`.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION = 0x0112
 
 
 class BrokenPhoto(UserError):
@@ -25,7 +37,8 @@ class BrokenPhoto(UserError):
     def __init__(self, path: Path | str | BinaryIO, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(
-            f"Expected a photo in {path}, but it can't be decoded ({reason}); repair or remove it."
+            f"Expected a photo in {printable(str(path))}, but it can't be decoded ({reason});"
+            " repair or remove it."
         )
 
 
@@ -56,80 +69,90 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def load_photo(path: Path | str | BinaryIO) -> Image.Image:
-    """Decode a photo: EXIF rotation applied, then RGB, whatever mode it was stored in.
+def load_photo(path: Path | str | BinaryIO, white: deep.White | None = None) -> Image.Image:
+    """Decode a photo: EXIF rotation applied, then RGB of 8 bits, whatever it was stored in.
+
+    Of animations and many pages it is the first.
+
+    Args:
+        white: the value of white where a channel has more than 8 bits, by kind; see `deep`.
 
     Raises:
-        BrokenPhoto: it is missing, no photo, or damaged.
+        BrokenPhoto: it is missing, no photo, too large, or damaged.
     """
     with _quiet:  # damaged EXIF blocks and the like don't harm the pixels
         try:
-            with Image.open(path) as image:
-                ImageOps.exif_transpose(image, in_place=True)  # no copy where nothing is turned
-                image.load()
-                return _to_rgb(image)
+            with opened(path) as image:
+                kind = deep.kind(image)
+                if kind is None:
+                    image.load()
+                    seen = _to_rgb(image)
+                else:
+                    values = deep.Values(partial(opened, path))
+                    image, seen = values.upper, values.seen((white or {}).get(kind))
+                turn = _turn(image)
+                return seen if turn is None else seen.transpose(turn)
         except Exception as error:
-            raise BrokenPhoto(path, _reason(error)) from error
+            raise BrokenPhoto(path, reason(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in DEEP_MODES:
-        # 16 bits to 8; files with mode I hold 16-bit values too (PNG)
-        return image.convert("I").point(lambda value: value / 257, "L").convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the way that Pillow asks for
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    return str(error) or type(error).__name__
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What puts a photo upright, once it is loaded; TIFF and HEIF have turned theirs by then."""
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # a damaged block doesn't harm the pixels
+        return None
+    orientation = image.info.get("only_in_exif", orientation)
+    return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
-def is_photo(path: Path | str, root: Path | None = None) -> bool:
-    """Whether the name is that of a photo: ImageFolder's extensions, and nothing hidden.
+# --- many of them ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a photo that decodes.
 
     Args:
-        root: the folder below which no part of the path may be hidden.
+        format: that of its content.
+        peak: kind and largest value, where a channel has more than 8 bits.
     """
-    path = Path(path)
-    parts = path.relative_to(root).parts if root else (path.name,)
-    hidden = any(part.startswith(".") for part in parts)
-    return path.suffix.lower() in IMG_EXTENSIONS and not hidden
 
-
-def find_photos(places: Iterable[Path]) -> list[Path]:
-    """Photos that are named or lie below the folders named, sorted within each.
-
-    Raises:
-        UserError: a place doesn't exist, or no photo is found.
-    """
-    places = list(places)
-    missing = [str(place) for place in places if not place.exists()]
-    if missing:
-        raise UserError(f"Expected photos or folders of photos, but there is no {missing}.")
-    found: list[Path] = []
-    for place in places:
-        inside = sorted(path for path in place.rglob("*") if is_photo(path, place))
-        found += inside if place.is_dir() else [place]
-    if not found:
-        raise UserError(
-            f"Found no photos in {[str(place) for place in places]}; their names end in one of"
-            f" {', '.join(IMG_EXTENSIONS)}."
-        )
-    return found
+    format: str
+    peak: tuple[str, float] | None
 
 
 def broken_photos(paths: list[Path]) -> dict[Path, str]:
     """Photos that don't decode, with the reason. JPEGs are decoded at 1/8 size, which is fast."""
     unseen = [path for path in paths if _version(path) not in _whole]
     with ThreadPoolExecutor() as pool:
-        reasons = dict(zip(unseen, pool.map(_why_broken, unseen), strict=True))
-    _whole.update(_version(path) for path, reason in reasons.items() if not reason)
-    return {path: reason for path, reason in reasons.items() if reason}
+        found = dict(zip(unseen, pool.map(_look, unseen), strict=True))
+    whole = {path: seen for path, seen in found.items() if isinstance(seen, Seen)}
+    _whole.update((_version(path), seen) for path, seen in whole.items())
+    return {path: seen for path, seen in found.items() if isinstance(seen, str)}
+
+
+def white_of(paths: list[Path]) -> dict[str, float]:
+    """What is white in photos of more than 8 bits, which `broken_photos` has seen; see `deep`."""
+    return deep.white_of(seen.peak for _, seen in _seen(paths) if seen.peak)
+
+
+def misnamed(paths: list[Path]) -> Counter[str]:
+    """How many photos that `broken_photos` has seen have another format's name: `.jpg: PNG`."""
+    named = ((path.suffix.lower(), seen.format) for path, seen in _seen(paths))
+    return Counter(f"{n}: {f}" for n, f in named if n and EXTENSIONS.get(n) != f)
+
+
+def _seen(paths: list[Path]) -> Iterator[tuple[Path, Seen]]:
+    for path in paths:
+        if seen := _whole.get(_version(path)):
+            yield path, seen
 
 
 def digests(paths: list[Path]) -> list[str]:
@@ -143,7 +166,7 @@ def digests(paths: list[Path]) -> list[str]:
 
 
 # All jobs of a sweep ask for the same photos.
-_whole: set[tuple[Path, int, int]] = set()  # that decoded
+_whole: dict[tuple[Path, int, int], Seen] = {}  # that decoded
 _digests: dict[tuple[Path, int, int], str] = {}
 
 
@@ -155,11 +178,17 @@ def _version(path: Path) -> tuple[Path, int, int]:
     return path, stat.st_size, stat.st_mtime_ns
 
 
-def _why_broken(path: Path) -> str | None:
-    try:
-        with Image.open(path) as image:
-            image.draft(None, (image.width // 8, image.height // 8))
-            image.load()
-    except Exception as error:
-        return _reason(error)
-    return None
+def _look(path: Path) -> Seen | str:
+    """What is to be known of a photo, or why it is broken."""
+    with _quiet:
+        try:
+            with opened(path) as image:
+                format = "JPEG" if image.format == "MPO" else str(image.format)
+                if kind := deep.kind(image):
+                    return Seen(format, (kind, deep.Values(partial(opened, path)).peak()))
+                if format == "JPEG":
+                    image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+                image.load()
+        except Exception as error:
+            return reason(error)
+    return Seen(format, None)

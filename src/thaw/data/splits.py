@@ -9,7 +9,7 @@ from typing import Any
 
 from torchvision.datasets import ImageFolder
 
-from thaw.data.photos import is_photo
+from thaw.data.find import is_photo
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.errors import UserError
-from thaw.export.resize import ResizeAndCrop
 from thaw.model.bundle import Model
 
 SHAPES = ({0: Dim("batch"), 1: Dim("height"), 2: Dim("width")},)

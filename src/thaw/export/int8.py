@@ -11,6 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from thaw.data.photos import load_photo
+from thaw.data.pixels.deep import White
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # that have weights
 MOST = 500  # photos to calibrate on: more hardly move the ranges
@@ -19,16 +20,19 @@ MOST = 500  # photos to calibrate on: more hardly move the ranges
 class Calibration(CalibrationDataReader):
     """Photos, one after another, as the graph takes them."""
 
-    def __init__(self, photos: Sequence[Path]) -> None:
+    def __init__(self, photos: Sequence[Path], white: White) -> None:
+        self.white = white
         self.photos: Iterator[Path] = iter(photos[:: -(-len(photos) // MOST)])
 
     def get_next(self) -> dict[str, Any]:
         """The next photo `[1, H, W, 3]`; empty after the last."""
         photo = next(self.photos, None)
-        return {} if photo is None else {"images": np.asarray(load_photo(photo))[None]}
+        return {} if photo is None else {"images": np.asarray(load_photo(photo, self.white))[None]}
 
 
-def quantize(source: Path, target: Path, net: Sequence[str], photos: Sequence[Path]) -> None:
+def quantize(
+    source: Path, target: Path, net: Sequence[str], photos: Sequence[Path], white: White
+) -> None:
     """Write `source` with its net in 8 bits (static, QDQ, a scale for each channel's weights).
 
     Weights use 7 of the 8 bits: without VNNI instructions, x86 CPUs would else saturate on sums of
@@ -39,6 +43,7 @@ def quantize(source: Path, target: Path, net: Sequence[str], photos: Sequence[Pa
     Args:
         net: names of the net's nodes.
         photos: that the ranges of activations are taken from.
+        white: of photos of more than 8 bits.
     """
     onnxruntime.set_default_logger_severity(3)  # errors
     model = onnx.load(source)
@@ -49,7 +54,7 @@ def quantize(source: Path, target: Path, net: Sequence[str], photos: Sequence[Pa
     quantize_static(
         model,
         target,
-        Calibration(photos),
+        Calibration(photos, white),
         per_channel=True,
         reduce_range=True,
         activation_type=QuantType.QUInt8,

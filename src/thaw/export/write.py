@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 import thaw
-from thaw.data.photos import find_photos, load_photo
+from thaw.data.find import find_photos
+from thaw.data.photos import load_photo
+from thaw.data.pixels.deep import White
 from thaw.errors import UserError
 from thaw.export import graph
 from thaw.model import bundle, onnx
@@ -67,7 +69,7 @@ def export(
         traced = graph.trace(model)
         file = folder / "model.pt2"
         torch.export.save(traced, file, extra_files=facts)
-        found[file.name] = _same(file, expected, _rows_of_pt2(file, expected))
+        found[file.name] = _same(file, expected, _rows_of_pt2(file, expected, model.white))
         file = folder / "model.onnx"
         nodes = graph.write_onnx(traced, file, facts, name)
         found[file.name] = _same(file, expected, _rows(onnx.load(file).predict(expected)))
@@ -75,7 +77,7 @@ def export(
             from thaw.export.int8 import quantize
 
             small = folder / "model.int8.onnx"
-            quantize(file, small, nodes, photos.val)
+            quantize(file, small, nodes, photos.val, model.white)
             found[small.name] = _cost(small, expected, photos, model.classes)
     print(f"written          {out}")
     return found
@@ -125,10 +127,10 @@ def _rows(predictions: Iterable[Prediction]) -> Rows:
 
 
 @torch.inference_mode()
-def _rows_of_pt2(file: Path, photos: Iterable[Path]) -> Rows:
+def _rows_of_pt2(file: Path, photos: Iterable[Path], white: White) -> Rows:
     run = torch.export.load(file).module()
-    pixels = ((photo, torch.from_numpy(np.array(load_photo(photo)))) for photo in photos)
-    return {photo: run(image[None])[0].numpy() for photo, image in pixels}
+    images = ((photo, np.array(load_photo(photo, white))) for photo in photos)
+    return {photo: run(torch.from_numpy(image)[None])[0].numpy() for photo, image in images}
 
 
 def _compare(expected: Rows, rows: Rows) -> dict[str, float]:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
+from thaw.data.dataset import seen
 from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.errors import UserError
 from thaw.files import beside, write_json
@@ -41,14 +42,15 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
-        return self._logits([self.transforms(image) for image in images])
+        return self._logits([seen(self.transforms, image) for image in images])
 
     @torch.inference_mode()
-    def _logits(self, seen: list[torch.Tensor]) -> torch.Tensor:
-        return self.backbone(torch.stack(seen))
+    def _logits(self, inputs: list[torch.Tensor]) -> torch.Tensor:
+        return self.backbone(torch.stack(inputs))
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
@@ -63,16 +65,16 @@ class Model:
         """Photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
         waiting = iter(paths)
         while batch := list(islice(waiting, batch_size)):
-            seen: dict[Path | str, torch.Tensor] = {}
+            inputs: dict[Path | str, torch.Tensor] = {}
             for path in batch:  # one photo in full size at a time
                 try:
-                    seen[path] = self.transforms(load_photo(path))
+                    inputs[path] = seen(self.transforms, load_photo(path, self.white))
                 except BrokenPhoto as error:
                     if on_broken is None:
                         raise
                     on_broken(error)
-            if seen:
-                yield list(seen), self._logits(list(seen.values()))
+            if inputs:
+                yield list(inputs), self._logits(list(inputs.values()))
 
     def predict(
         self,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from thaw import files
 from thaw.data import grid
-from thaw.data.dataset import cropped
+from thaw.data.dataset import cropped, seen
 from thaw.data.photos import load_photo
 from thaw.errors import UserError
 from thaw.model.bundle import Model
@@ -34,9 +34,9 @@ def heat(model: Model, images: list[Image.Image]) -> Tensor:
     Raises:
         UserError: no stage has places.
     """
-    seen = torch.stack([model.transforms(image) for image in images]).requires_grad_()
+    inputs = torch.stack([seen(model.transforms, image) for image in images]).requires_grad_()
     with torch.enable_grad():
-        logits, outputs = model.backbone.stage_outputs(seen)
+        logits, outputs = model.backbone.stage_outputs(inputs)
         top = logits.amax(dim=1).sum()
         for stage, output in reversed(outputs.items()):
             if stage == "head" or not isinstance(output, Tensor) or not output.requires_grad:
@@ -70,14 +70,14 @@ def _maps(output: Tensor) -> Any:
 
 def overlay(model: Model, image: Image.Image) -> Image.Image:
     """What the net sees of a photo, and beside it the same with the heat over it."""
-    seen = cropped(model.transforms, image).resize((SIDE, SIDE))
+    shown = cropped(model.transforms, image).resize((SIDE, SIDE))
     warm = F.interpolate(heat(model, [image])[None], size=(SIDE, SIDE), mode="bicubic")
     warm = warm[0, 0].clamp(0, 1).numpy()[..., None]
     colours = 255 * colormaps["turbo"](warm[..., 0])[..., :3]
     share = 0.65 * np.sqrt(warm)  # cold places stay as they are
-    painted = (1 - share) * np.asarray(seen) + share * colours
+    painted = (1 - share) * np.asarray(shown) + share * colours
     both = Image.new("RGB", (2 * SIDE + 4, SIDE), "white")
-    both.paste(seen, (0, 0))
+    both.paste(shown, (0, 0))
     both.paste(Image.fromarray(painted.astype(np.uint8)), (SIDE + 4, 0))
     return both
 
@@ -90,6 +90,6 @@ def draw(path: Path, model: Model, predictions: Iterable[Prediction]) -> None:
         top = max(by_class, key=by_class.__getitem__)
         words = f"{Path(prediction.path).name}\n{top} ({prediction.confidence:.1%})"
         words += "" if prediction.label == top else f", {prediction.label}"
-        tiles.append((overlay(model, load_photo(prediction.path)), words, "black"))
+        tiles.append((overlay(model, load_photo(prediction.path, model.white)), words, "black"))
     title = "What the net sees, and where its label comes from (red: most)"
     files.write_figure(path, grid.draw(tiles, title, side=2 * SIDE + 4))

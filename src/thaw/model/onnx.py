@@ -33,6 +33,7 @@ class OnnxModel:
         self.temperature: float = info["temperature"]  # applied within the graph
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
@@ -58,7 +59,7 @@ class OnnxModel:
         threshold = self.threshold if threshold is None else threshold
         for path in paths:
             try:
-                photo = load_photo(path)
+                photo = load_photo(path, self.white)
             except BrokenPhoto as error:
                 if on_broken is None:
                     raise

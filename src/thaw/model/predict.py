@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from thaw import files
 from thaw.data import grid
-from thaw.data.photos import BrokenPhoto, find_photos
+from thaw.data.find import LeftOut, counted, find_photos
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.model import batch, unsure
 from thaw.model.prediction import Prediction, as_row
@@ -46,7 +48,10 @@ def predict(
         UserError: no bundle, no photos, or more coverage than val can promise; or, after the
             others were labelled, photos that can't be decoded.
     """
-    paths = find_photos(photos)
+    left_out: list[LeftOut] = []
+    paths = find_photos(photos, left_out)
+    if left_out:
+        print(f"left out: {counted(left_out)}", file=sys.stderr)
     if (figure or explain) and len(paths) > MOST_IN_FIGURE:
         raise UserError(f"A figure shows at most {MOST_IN_FIGURE} photos, got {len(paths)}.")
     if explain is not None and run.suffix == ".onnx":

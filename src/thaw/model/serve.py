@@ -3,12 +3,16 @@
 GET / is the page, GET /model says what the model is. POST /predict takes photos as files of a form
 (`curl -F photo=@a.jpg`). It answers `{"photos": [...]}`, each with name, label, confidence and
 probabilities, with `?explain=1` also `explanation`, a PNG as a data URL. A photo that can't be used
-has `error` in place of these; if none can, the status is 422. A request that is too long gets 413
-and `{"error": ...}`.
+has `error` in place of these; if none can, the status is 422. A request that is too long gets 413,
+one that is too slow 408, one from another site 403, and each `{"error": ...}`.
 """
 
+import asyncio
 import base64
 import io
+import logging
+import math
+import time
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -20,24 +24,35 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
 from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.pixels.opening import opened
 from thaw.errors import UserError
+from thaw.model.doorman import Doorman
 from thaw.model.predict import load_model
 from thaw.model.prediction import decide
 
+log = logging.getLogger(__name__)
 MEGABYTES, MEGAPIXELS, PHOTOS = 50, 50, 32  # of one request, of one photo, in one request
+MEGAPIXELS_AT_ONCE = 200  # of one request's photos
+SECONDS = 60  # until a request has come, and then until its last photo is begun
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
+    " img-src data: blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
 
 
-def app(run: Path, name: str | None = None) -> Starlette:
+def app(run: Path, name: str | None = None, host: str | None = None) -> Starlette:
     """The web application for a run, a bundle or an ONNX file; any ASGI server runs it.
 
     Args:
         name: what the page calls the model; the run's name by default.
+        host: the address that the server listens on, which decides who may come by which name.
 
     Raises:
         UserError: there is no model.
@@ -48,19 +63,30 @@ def app(run: Path, name: str | None = None) -> Starlette:
     facts |= {"threshold": model.threshold, "accuracy": metrics.get("test/acc")}
     facts |= {"explains": run.suffix != ".onnx", "photos": PHOTOS, "megabytes": MEGABYTES}
 
-    def answer(upload: UploadFile, explained: bool) -> dict[str, Any]:
-        named = {"name": upload.filename or "photo"}
+    def answer(upload: UploadFile, explained: bool, budget: _Budget) -> dict[str, Any]:
+        """The answer to one photo, or what is wrong with it: the others keep theirs."""
+        photo = upload.filename or "photo"
+        # One photo is decoded and labelled at a time, so that many requests need no more memory.
+        if not busy.acquire(timeout=max(0.0, budget.ends - time.monotonic())):
+            return {"name": photo, "error": f"There was no time left for {photo}; send it again."}
         try:
-            image = _decode(named["name"], upload.file)
-        except UserError as error:
-            return named | {"error": str(error)}
-        with busy:
+            image = _decode(photo, upload.file, budget, model.white)
             row = model.probabilities([image])[0].tolist()
-            found = vars(decide(named["name"], model.classes, row, model.threshold)).copy()
+            if not all(map(math.isfinite, row)):
+                raise UserError(f"The model's answer to {photo} isn't a number.")
+            found = vars(decide(photo, model.classes, row, model.threshold)).copy()
             del found["path"]
             if explained:
-                found["explanation"] = _explanation(model, image)
-        return named | found
+                with suppress(UserError):  # a net without places has no explanation, but an answer
+                    found["explanation"] = _explanation(model, image)
+        except UserError as error:
+            return {"name": photo, "error": str(error)}
+        except Exception:
+            log.exception("%r can't be labelled", photo)
+            return {"name": photo, "error": f"{photo} can't be labelled."}
+        finally:
+            busy.release()
+        return {"name": photo} | found
 
     async def predict(request: Request) -> JSONResponse:
         explained = request.query_params.get("explain") == "1" and facts["explains"]
@@ -68,7 +94,10 @@ def app(run: Path, name: str | None = None) -> Starlette:
             photos = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             if not photos:
                 raise HTTPException(422, "Expected photos as files of a form, got none.")
-            answers = [await run_in_threadpool(answer, photo, explained) for photo in photos]
+            budget = _Budget()
+            answers = [
+                await run_in_threadpool(answer, photo, explained, budget) for photo in photos
+            ]
         errors = [found["error"] for found in answers if "error" in found]
         if len(errors) == len(answers):
             return JSONResponse({"error": errors[0], "photos": answers}, 422)
@@ -76,11 +105,26 @@ def app(run: Path, name: str | None = None) -> Starlette:
 
     page = (files("thaw.model") / "page.html").read_text(encoding="utf-8")
     routes = [
-        Route("/", lambda _: HTMLResponse(page)),
+        Route("/", lambda _: HTMLResponse(page, headers={"Content-Security-Policy": POLICY})),
         Route("/model", lambda _: JSONResponse(facts)),
         Route("/predict", predict, methods=["POST"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Doorman, host=host)],
+        exception_handlers={HTTPException: _refuse, ClientDisconnect: _gone},
+    )
+
+
+class _Budget:
+    """What one request may still cost."""
+
+    def __init__(self) -> None:
+        self.ends, self.megapixels = time.monotonic() + SECONDS, float(MEGAPIXELS_AT_ONCE)
+
+
+def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
 
 
 def _refuse(_: Request, error: Exception) -> JSONResponse:
@@ -89,12 +133,17 @@ def _refuse(_: Request, error: Exception) -> JSONResponse:
 
 
 def _limited(request: Request) -> Request:
-    """The same request, which breaks off where its body gets too long, whatever its header says."""
-    got = 0
+    """The same request, which breaks off where its body is too long, or too long in coming."""
+    got, ends = 0, time.monotonic() + SECONDS
 
     async def receive() -> Message:
         nonlocal got
-        message = await request.receive()
+        try:
+            message = await asyncio.wait_for(request.receive(), max(0.0, ends - time.monotonic()))
+        except TimeoutError:
+            raise HTTPException(
+                408, f"Expected all photos within {SECONDS} seconds, got a part of them."
+            ) from None
         got += len(message.get("body", b""))
         if got > MEGABYTES * 1_000_000:
             raise HTTPException(
@@ -105,18 +154,22 @@ def _limited(request: Request) -> Request:
     return Request(request.scope, receive)
 
 
-def _decode(name: str, file: BinaryIO) -> Image.Image:
-    pixels = 0
-    with suppress(Exception), Image.open(file) as image:  # what is wrong with it comes out below
-        pixels = image.width * image.height
-    if pixels > MEGAPIXELS * 1_000_000:
+def _decode(name: str, file: BinaryIO, budget: _Budget, white: dict[str, float]) -> Image.Image:
+    megapixels = 0.0
+    with suppress(Exception), opened(file) as image:  # what is wrong with it comes out below
+        megapixels = image.width * image.height / 1e6
+    if megapixels > MEGAPIXELS:
         raise UserError(
-            f"Expected a photo of at most {MEGAPIXELS} megapixels, but {name} has"
-            f" {pixels / 1e6:.0f}."
+            f"Expected a photo of at most {MEGAPIXELS} megapixels, but {name} has {megapixels:.0f}."
         )
-    file.seek(0)
+    if megapixels > budget.megapixels:
+        raise UserError(
+            f"Expected photos of at most {MEGAPIXELS_AT_ONCE} megapixels at once; send {name} in"
+            " another request."
+        )
+    budget.megapixels -= megapixels
     try:
-        return load_photo(file)
+        return load_photo(file, white)
     except BrokenPhoto as error:
         raise UserError(f"{name} can't be decoded ({error.reason}).") from error
 

@@ -190,7 +190,7 @@ def _stored(rows: Sequence[Rows]) -> Iterator[Tensor]:
 
 def _images(data: PhotoFolder, backbone: Backbone) -> Iterator[Tensor]:
     samples = [sample for split in USED for sample in data.splits[split]]
-    dataset = PhotoDataset(data.root, samples, backbone.transforms)
+    dataset = PhotoDataset(data.root, samples, backbone.transforms, white=data.white)
     order = InOrder(len(samples))
     for batch in DataLoader(dataset, BATCH, sampler=order, num_workers=data.workers):
         yield batch["image"].contiguous(memory_format=backbone.memory_format)

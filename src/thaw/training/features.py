@@ -30,10 +30,10 @@ from thaw.nets.fuse import fused
 from thaw.training.unfreezing import gathered
 
 log = logging.getLogger(__name__)
-FORMAT = 2  # of the decoding and the cutting: another number makes all features anew
+FORMAT = 3  # of the decoding and the cutting: another number makes all features anew
 BATCH = 16  # photos; always as many, or the same photo's last bits would depend on its neighbours
 SEGMENT = 64 * 2**20  # bytes that are computed before they are written
-VERSIONS = ("torch", "torchvision", "pillow")
+VERSIONS = ("torch", "torchvision", "pillow", "pillow-heif")
 
 
 class TooLarge(OSError):
@@ -105,6 +105,7 @@ class Extractor:
             "batch": BATCH,
             "prefix": here.prefix_digest,
             "transforms": describe_transforms(self.backbone.transforms),
+            "white": self.data.white,
             "precision": self.precision,
             "device": self.device.type,
             "fused": self.fuses is not None,
@@ -203,7 +204,8 @@ class Extractor:
 
         def load(name: str) -> Tensor:
             digest, _, view = name.partition("-")
-            return pixels(see, makers[int(view or 0)](load_photo(paths[digest])))
+            photo = load_photo(paths[digest], self.data.white)
+            return pixels(see, makers[int(view or 0)](photo))
 
         def images(futures: list[Future[Tensor]]) -> Tensor:
             batch = torch.stack([future.result() for future in futures])

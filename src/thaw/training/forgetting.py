@@ -45,7 +45,7 @@ class Forgetting:
         assert data.transforms is not None, "a backbone's transforms come first"
         self.device = device
         self.loader = DataLoader(
-            PhotoDataset(data.root, data.splits["val"], data.transforms),
+            PhotoDataset(data.root, data.splits["val"], data.transforms, white=data.white),
             batch_size=data.batch_size,
             sampler=[(0, i) for i in range(0, photos, math.ceil(photos / MOST_PHOTOS))],
             num_workers=data.workers,

@@ -7,8 +7,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.errors import UserError
-from thaw.export.resize import ResizeAndCrop
 
 
 @pytest.fixture(autouse=True)

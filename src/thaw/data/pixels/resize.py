@@ -1,18 +1,23 @@
-"""Pillow's resize and torchvision's centre crop as tensor operations, which a graph can hold.
+"""Pillow's resize and torchvision's centre crop, of the part alone that will be seen.
 
 The Resize operators of ONNX and torch come close to Pillow; this gives its very pixels. Pillow's
 algorithm (`Resample.c`) is a weighted mean along one axis, rounded to 8 bits, then along the other.
+As tensor operations a graph can hold it; and a photo of 1 by 60,000 pixels costs nothing, of which
+Pillow would make 256 by 15 million before the crop.
 """
 
 import PIL
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import functional as F
 
 from thaw.errors import UserError
 
 FRACTION = 2.0**22  # Pillow rounds its weights to this fraction
 BLOCK = 16  # output pixels that share one gathered stretch of the input
 REACH = {"bilinear": 1, "bicubic": 2}  # how far a filter sees, in output pixels
+MOST = 16  # times the crop's area: what Pillow may resize to
 # Since then a photo whose height shrinks by more than twice as many pixels as its width is resized
 # along its height first; before, every photo along its width.
 TALL_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
@@ -44,22 +49,43 @@ class ResizeAndCrop(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Photos `[B, H, W, 3]` → `[B, crop, crop, 3]`."""
-        height, width = (_number(size) for size in images.shape[1:3])
+        rows, columns, tall = self._plan(*(_number(size) for size in images.shape[1:3]))
+        given = (images, *rows, *columns)
+        if TALL_FIRST:
+            pixels = torch.cond(tall, _along_height_first, _along_width_first, given)
+        else:
+            pixels = _along_width_first(*given)
+        return pixels[:, : self.crop_size, : self.crop_size]
+
+    def strip(self, image: Image.Image) -> Image.Image:
+        """As `forward`, of a PIL image, of which only the part that is seen becomes a tensor."""
+        height, width = _number(image.height), _number(image.width)
+        (rows, down), (columns, across), tall = self._plan(height, width)
+        top, left = int(rows.min()), int(columns.min())
+        part = image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1))
+        given = (
+            F.pil_to_tensor(part).permute(1, 2, 0)[None],
+            rows - top,
+            down,
+            columns - left,
+            across,
+        )
+        pixels = _along_height_first(*given) if tall and TALL_FIRST else _along_width_first(*given)
+        return F.to_pil_image(pixels[0, : self.crop_size, : self.crop_size].permute(2, 0, 1))
+
+    def _plan(
+        self, height: Tensor, width: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+        """Taps of rows and of columns, and whether the rows are to be resized first."""
         if len(self.resize_size) == 2:
             new_height, new_width = (_number(size) for size in self.resize_size)
         else:  # the longer side in proportion, rounded down
             (short,) = self.resize_size
             new_height = (short * height / width).floor().clamp(min=short)
             new_width = (short * width / height).floor().clamp(min=short)
-        rows, columns = self._taps(height, new_height), self._taps(width, new_width)
-        given = (images, *rows, *columns)
-        if TALL_FIRST:
-            less_high, less_wide = height - new_height, width - new_width
-            tall = (less_high > 0) & (less_high > 2 * less_wide)
-            pixels = torch.cond(tall, _along_height_first, _along_width_first, given)
-        else:
-            pixels = _along_width_first(*given)
-        return pixels[:, : self.crop_size, : self.crop_size]
+        less_high, less_wide = height - new_height, width - new_width
+        tall = (less_high > 0) & (less_high > 2 * less_wide)
+        return self._taps(height, new_height), self._taps(width, new_width), tall
 
     def _taps(self, size: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         """Which input pixels the crop's pixels are made of, along one axis of `size` pixels.
@@ -117,10 +143,19 @@ def _resize_width(images: Tensor, index: Tensor, weights: Tensor) -> Tensor:
 def _along_width_first(
     images: Tensor, rows: Tensor, row_weights: Tensor, columns: Tensor, column_weights: Tensor
 ) -> Tensor:
+    images, rows = _used(images, rows)
     return _resize(_resize_width(images, columns, column_weights), rows, row_weights).contiguous()
 
 
 def _along_height_first(
     images: Tensor, rows: Tensor, row_weights: Tensor, columns: Tensor, column_weights: Tensor
 ) -> Tensor:
+    images, columns = _used(images.transpose(1, 2), columns)
+    images = images.transpose(1, 2)
     return _resize_width(_resize(images, rows, row_weights), columns, column_weights).contiguous()
+
+
+def _used(images: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that an index takes from images, one block's after another's, and where they are."""
+    blocks, span = index.shape
+    return images[:, index.flatten()], torch.arange(blocks * span).view(blocks, span)

@@ -1,0 +1,197 @@
+"""Find photos below a folder, and say of whatever else lies there why it is left out."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from thaw.errors import UserError
+
+EXTENSIONS = {  # and the format that each says, as `format_of` calls it
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
+    ".png": "PNG",
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm", ".pfm"), "PPM"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf", ".j2c"), "JPEG2000"),
+    ".avif": "AVIF",
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
+}
+
+# What operating systems, NAS and editors leave in folders; names in lower case.
+SYSTEM = {
+    *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
+    *("system volume information", "lost+found", "__pycache__"),
+    "imagenotfound.gif",  # what a site sent in place of a photo: hymenoptera's, for one
+    *("@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@transcode"),  # Synology, QNAP
+}
+THUMBNAILS = ("synophoto_thumb", "synofile_thumb", "synothumb")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or folder that isn't used, and why: its extension, or a few words."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class Found:
+    """What lies below a folder: photos in the order of their paths, and what isn't used."""
+
+    photos: list[Path] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def find(root: Path) -> Found:
+    """Find the photos below a folder, which may itself be hidden: one that is named is meant.
+
+    A file with a photo's extension is taken for one; whether it decodes comes later. A file without
+    any extension is a photo if it begins as one. Links are followed, unless they lead in a circle.
+    """
+    found = Found()
+    _walk(root, [], found)
+    found.photos.sort()
+    found.left_out.sort(key=lambda left: left.path)
+    return found
+
+
+def _walk(folder: Path, above: list[tuple[int, int]], found: Found) -> None:
+    try:
+        here = _identity(folder.stat())
+        entries = [*os.scandir(folder)]
+    except OSError:
+        found.left_out.append(LeftOut(folder, "folder that can't be read"))
+        return
+    if here in above:
+        found.left_out.append(LeftOut(folder, "link in a circle"))
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if is_clutter(entry.name):
+            found.left_out.append(LeftOut(path, "hidden or of the system"))
+            continue
+        try:
+            mode = entry.stat().st_mode
+        except OSError as error:  # ELOOP: a link to itself
+            reason = "dead link" if isinstance(error, FileNotFoundError) else "link in a circle"
+            found.left_out.append(LeftOut(path, reason))
+            continue
+        if stat.S_ISDIR(mode):
+            _walk(path, [*above, here], found)
+        elif reason := _no_photo(path, mode):
+            found.left_out.append(LeftOut(path, reason))
+        else:
+            found.photos.append(path)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or left by a system and not by a user."""
+    name = name.lower()
+    return name.startswith((".", "~$", *THUMBNAILS)) or name in SYSTEM
+
+
+def _no_photo(path: Path, mode: int) -> str:
+    """Why a file is left out; empty for a photo."""
+    if not stat.S_ISREG(mode):
+        return "neither file nor folder"  # reading a pipe would wait forever
+    suffix = path.suffix.lower()
+    if suffix in EXTENSIONS:
+        return ""
+    if not begins_as_photo(path):
+        return suffix or "without extension"
+    return f"{suffix} that is a photo by its content (rename it)" if suffix else ""
+
+
+def begins_as_photo(path: Path) -> bool:
+    """Whether the first bytes are those of a format that Thaw reads."""
+    try:
+        with path.open("rb") as file:
+            return format_of(file.read(32)) is not None
+    except OSError:
+        return False
+
+
+def format_of(head: bytes) -> str | None:
+    """The format, as Pillow calls it, of a file with these first 32 bytes; None if it is no photo.
+
+    `HEIF` has the brands of photos alone: films are in the same container.
+    """
+    if head[4:8] == b"ftyp":
+        brands = {head[i : i + 4] for i in (8, *range(16, len(head) - 3, 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        return "HEIF" if brands & {b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"} else None
+    if head[:4] == b"RIFF":
+        return "WEBP" if head[8:12] == b"WEBP" else None
+    if head[:1] == b"P":
+        return "PPM" if head[1:2] in b"123456fF" and head[2:3].isspace() else None
+    signatures = {
+        b"\xff\xd8\xff": "JPEG",
+        b"\x89PNG\r\n\x1a\n": "PNG",
+        b"BM": "BMP",
+        b"GIF8": "GIF",
+        b"II*\0": "TIFF",
+        b"MM\0*": "TIFF",
+        b"II+\0": "TIFF",
+        b"MM\0+": "TIFF",
+        b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+        b"\xff\x4f\xff\x51": "JPEG2000",
+    }
+    return next((name for begin, name in signatures.items() if head.startswith(begin)), None)
+
+
+def counted(left_out: Iterable[LeftOut]) -> str:
+    """What was left out, in numbers: `6 .txt, 2 dead link`."""
+    counts = Counter(left.reason for left in left_out)
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common())
+
+
+def is_photo(path: Path | str, root: Path | None = None) -> bool:
+    """Whether the name is that of a photo, and nothing that is hidden or left by a system.
+
+    Args:
+        root: the folder below which no part of the path may be hidden.
+    """
+    path = Path(path)
+    parts = path.relative_to(root).parts if root else (path.name,)
+    return path.suffix.lower() in EXTENSIONS and not any(map(is_clutter, parts))
+
+
+def find_photos(places: Iterable[Path], left_out: list[LeftOut] | None = None) -> list[Path]:
+    """Photos that are named or lie below the folders named, sorted within each.
+
+    Args:
+        left_out: gets what else lies below the folders.
+
+    Raises:
+        UserError: a place doesn't exist, or no photo is found.
+    """
+    places = list(places)
+    missing = [str(place) for place in places if not place.exists()]
+    if missing:
+        raise UserError(f"Expected photos or folders of photos, but there is no {missing}.")
+    found, others = list[Path](), list[LeftOut]()
+    for place in places:
+        inside = find(place) if place.is_dir() else Found([place])
+        found += inside.photos
+        others += inside.left_out
+    if not found:
+        besides = f" (left out: {counted(others)})" if others else ""
+        raise UserError(
+            f"Found no photos in {[str(place) for place in places]}{besides}; their names end in"
+            f" one of {', '.join(EXTENSIONS)}."
+        )
+    if left_out is not None:
+        left_out += others
+    return found
