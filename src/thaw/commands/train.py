@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from thaw.launch import cli, conf, names, settings
 from thaw.launch.build import make
-from thaw.launch.mistakes import read, told
+from thaw.launch.mistakes import Before, read, told
 from thaw.launch.words import asks
 from thaw.sweeps import jobs
 
@@ -103,7 +103,7 @@ def start(words_from: int = 1) -> None:
     except OSError as error:
         from thaw.training.run import RunFolder
 
-        place = conf.Place.last
+        place = Before.last
         if place and cli.is_first_process() and not (place / "status.json").exists():
             RunFolder(place).end("failed", error)  # Hydra itself could not write there
         raise

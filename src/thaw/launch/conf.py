@@ -1,27 +1,19 @@
 """Where settings are: a `conf/` folder in the working directory, then the one that Thaw brings.
 
-And whether there is a place for what they make.
-
 Nothing here imports torch.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 
 import thaw
-from thaw.errors import UserError
-from thaw.files import FOLDER, check_outputs
-from thaw.launch.failures import Refused
 
 VERSION = "1.3"  # of Hydra, whose habits Thaw counts on
 MARKS = {"arch", "finetune"}  # a config.yaml that doesn't choose from both isn't Thaw's
@@ -110,26 +102,3 @@ class OwnConf(SearchPathPlugin):
 def register() -> None:
     """Let Hydra know of the user's own `conf/`; again is harmless."""
     Plugins.instance().register(OwnConf)
-
-
-class Place(Callback):
-    """Sees before a run or a sweep whether its folder can be written, and is refused if not."""
-
-    last: Path | None = None  # of the run that began last in this process
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before Hydra makes the folder."""
-        HydraConfig.instance().set_config(config)  # as Hydra does next: the name refers to it
-        _check_place("hydra.run.dir", config.hydra.run.dir)
-        Place.last = Path(config.hydra.run.dir)
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """As for a run."""
-        _check_place("hydra.sweep.dir", config.hydra.sweep.dir)
-
-
-def _check_place(key: str, folder: str) -> None:
-    try:
-        check_outputs((key, folder, FOLDER))
-    except UserError as error:
-        raise Refused(str(error)) from error  # an Exception would only be warned of

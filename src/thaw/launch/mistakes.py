@@ -6,18 +6,23 @@ Nothing here imports torch.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
-from thaw.launch import conf
-from thaw.launch.build import SPECIAL
+from thaw.files import FOLDER, check_outputs
+from thaw.launch import cli, conf
+from thaw.launch.build import SPECIAL, make
+from thaw.launch.failures import Refused
 from thaw.launch.settings import KEYS, check
 from thaw.launch.typed import near, nearest, shown, unknown
 from thaw.launch.words import as_hydra_reads, as_typed
@@ -189,3 +194,34 @@ def _unknown(override: Override, keys: list[str], options: dict[str, list[str]])
             f" makes it may take it all the same: +{override.input_line}"
         )
     return unknown(key, said, leaves, options)
+
+
+class Before(Callback):
+    """Sees before a run's folder is made whether its settings are right, and the folder can be."""
+
+    last: Path | None = None  # of the run that began last in this process
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before Hydra makes the folder."""
+        HydraConfig.instance().set_config(config)  # as Hydra does next: the name refers to it
+        with refused():
+            cli.build_all(
+                lambda: check(config),
+                lambda: make(config.get("finetune"), "finetune"),  # it needs no torch either
+                lambda: check_outputs(("hydra.run.dir", config.hydra.run.dir, FOLDER)),
+            )
+        Before.last = Path(config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Of a sweep, the jobs' settings are theirs: one that is refused stops no other."""
+        with refused():
+            check_outputs(("hydra.sweep.dir", config.hydra.sweep.dir, FOLDER))
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Let a UserError pass Hydra's callbacks, where an Exception is only warned of."""
+    try:
+        yield
+    except UserError as error:
+        raise Refused(str(error)) from error

@@ -280,7 +280,7 @@ def _missing_weights(weights: object) -> list[str]:
 
 def _missing_root(data: Mapping[str, Any]) -> list[str]:
     root = data.get("root")
-    if data.get("source") is not None or data.get("file") is not None or not _is_text(root):
+    if data.get("source") is not None or data.get("file") is not None or not isinstance(root, str):
         return []
     path = Path(root).expanduser()
     try:
