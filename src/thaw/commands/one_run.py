@@ -211,7 +211,8 @@ def leave(
     test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | found.metrics
-    facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white, **found.bundle}
+    facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
+    facts |= found.bundle
     metrics["model/bytes"] = bundle.save(run.path / "model", backbone, data.classes, **facts)
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
