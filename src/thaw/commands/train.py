@@ -50,7 +50,7 @@ def run(cfg: DictConfig) -> float | None:
         if sentence is None:
             raise
         raise cli.Refused(sentence) from error
-    except BaseException as stop:  # a user's own code may exit
+    except SystemExit as stop:  # by a user's own code
         folder.end("interrupted", stop)
         raise
 

@@ -158,7 +158,8 @@ def _no_option(override: Override, options: list[str]) -> list[str]:
             problems.append(f'{group}={value} comes with pip install "thaw-vision[sweep]".')
             continue
         close = near(str(value), options)
-        valid = f"near it are {', '.join(close)}" if close else f"valid are {', '.join(options)}"
+        first = f"near it are {', '.join(close)}; " if close else ""
+        valid = f"{first}valid are {', '.join(options)}"
         problems.append(f"There is no {group}={shown(value)}; {valid}.")
     return problems
 
