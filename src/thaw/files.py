@@ -8,12 +8,13 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from thaw.errors import UserError
+from thaw.escape import cell, drawn
 
 try:
     import fcntl
@@ -161,9 +162,12 @@ def _why_not(option: str, path: Path, suffixes: Sequence[str]) -> str | None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, sees the old one or the new one."""
+    """Write a text file so that a reader, or a crash, sees the old one or the new one.
+
+    Bytes of a file name that are no text become `\\udc…`, which in JSON stands for the same bytes.
+    """
     with beside(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -186,11 +190,20 @@ def write_over(path: Path, values: Any) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """As `write`, for rows of the same columns."""
+    write(path, csv_text(rows))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], header: bool = True) -> str:
+    """Rows of the same columns as CSV; no text in it is a formula to a spreadsheet."""
+    lines = [_csv_line(rows[0])] if header else []
+    return "".join([*lines, *(_csv_line(row.values()) for row in rows)])
+
+
+def _csv_line(values: Iterable[Any]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write(path, text.getvalue())
+    writer = csv.writer(text, lineterminator="\r\n")  # with it, either sign in a cell is quoted
+    writer.writerow(cell(value) if isinstance(value, str) else value for value in values)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def write_figure(path: Path, figure: "Figure | Image") -> None:
@@ -203,9 +216,35 @@ def write_figure(path: Path, figure: "Figure | Image") -> None:
         if isinstance(figure, Image):
             figure.save(partial, format="PNG", **fast)
             return
+        spell_out(figure)
         figure.set_dpi(DPI)
         if engine := figure.get_layout_engine():
             # `savefig` would draw all of the figure once more, to find out where things are.
             engine.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(partial, dpi=DPI, format="png", pil_kwargs=fast)
+
+
+def spell_out(figure: "Figure") -> None:
+    """Show all words as they are: a `$` begins no formula, letters that the font lacks are escapes.
+
+    Numbers along a logarithmic axis are formulas of matplotlib's own.
+    """
+    from matplotlib.axis import Axis, Tick
+    from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
+
+    def spelled(words: str) -> str:
+        return drawn(words).replace("$", r"\$")
+
+    for axis in figure.findobj(Axis):
+        assert isinstance(axis, Axis)
+        inner = axis.get_major_formatter()
+        if isinstance(inner, FuncFormatter):  # names that were given for places, too
+            axis.set_major_formatter(
+                FuncFormatter(lambda x, place, inner=inner: spelled(inner(x, place)))
+            )
+    ticks = {id(label) for tick in figure.findobj(Tick) for label in (tick.label1, tick.label2)}
+    for text in figure.findobj(Text):
+        if id(text) not in ticks:
+            text.set_text(spelled(text.get_text()))

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from thaw import files
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -44,6 +45,7 @@ def main() -> None:
         metavar="P",
         help="how sure the promise of a target is to hold: 0.9",
     )
+    cli.add_net(parser)
     arguments = parser.parse_args()
     files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
     files.check_outputs(("--out", arguments.out, files.FOLDER))

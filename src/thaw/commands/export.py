@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from thaw import files
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
         action="store_true",
         help="also model.int8.onnx, a quarter of the size; says what accuracy it costs",
     )
+    cli.add_net(parser)
     arguments = parser.parse_args()
     files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
     files.check_outputs(("--out", arguments.out, files.FOLDER))

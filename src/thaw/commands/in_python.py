@@ -1,7 +1,6 @@
 """`thaw.train` and `thaw.compare`: in Python, and in a notebook, what the command line does."""
 
 import csv
-import json
 import logging
 import os
 import signal
@@ -22,8 +21,10 @@ from omegaconf import DictConfig
 from thaw.commands import train as command
 from thaw.commands.words import words_of
 from thaw.errors import UserError
-from thaw.launch import cli, conf, names
-from thaw.launch.mistakes import read, told
+from thaw.escape import uncell
+from thaw.launch import cli, conf, mistakes, names
+from thaw.launch.mistakes import told
+from thaw.runs import read, trust
 
 if TYPE_CHECKING:
     from thaw.comparison.leaderboard import Leaderboard
@@ -63,12 +64,12 @@ class Run(os.PathLike[str]):
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """The contents of `metrics.json`: `test/acc`, `val/loss`, …"""
-        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return read.metrics(self.path)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """A row an epoch, as in `history.csv`."""
-        return _rows(self.path / "history.csv", texts={"phase"})
+        return read.history(self.path)
 
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:
@@ -91,7 +92,7 @@ class Run(os.PathLike[str]):
 def _rows(path: Path, texts: set[str]) -> list[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            {key: value if key in texts else _number(value) for key, value in row.items()}
+            {key: uncell(v) if key in texts else _number(v) for key, v in row.items()}
             for row in csv.DictReader(file)
         ]
 
@@ -118,7 +119,7 @@ def train(*overrides: str, **settings: Any) -> Run:
     for word in overrides:
         if not isinstance(word, str):
             raise UserError(f"Expected words such as 'arch=resnet18', got {word!r}.")
-    words = cli.resume_arguments([*read(overrides), *words_of(settings)])
+    words = trust.resume_arguments([*mistakes.read(overrides), *words_of(settings)])
     with _one_at_a_time, _process_as_it_was():
         return Run(_trained(words))
 

@@ -5,12 +5,16 @@ Settings (`cfg`) stop in `build`: below it are objects and plain values.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import Trainer
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 from torch import Tensor
+from torchmetrics import Metric
 
 from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
@@ -21,21 +25,23 @@ from thaw.launch import cli, memory
 from thaw.launch.build import make
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import seen
+from thaw.report import loggers, terminal
 from thaw.report import metrics as report
-from thaw.report import terminal
+from thaw.runs.folder import RunFolder, plain
 from thaw.sweeps import jobs
-from thaw.training import lr_find
-from thaw.training.checkpoints import Checkpoints
+from thaw.training import lr_find, plugins
+from thaw.training.checkpoints import Checkpoints, resume_point
 from thaw.training.features import Extractor
 from thaw.training.forgetting import Forgetting
 from thaw.training.frozen import FrozenWork
 from thaw.training.history import History
 from thaw.training.module import Classifier, MakeOptimizer, check_optimizer
-from thaw.training.run import RunFolder, plain
 from thaw.training.schedule import Schedule
-from thaw.training.trainer import make_trainer
+from thaw.training.trainer import check_trainer, make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
+LISTED = ("data", "finetune", "optimizer", "augment", "loss")  # groups that loggers are told of
 T = TypeVar("T")
 
 
@@ -50,7 +56,11 @@ class Parts:
     augment: Augment | None
     backbone: Backbone
     data: PhotoFolder
-    trainer: dict[str, Any]
+    trainer: Mapping[str, Any]
+    loss: Callable[..., Tensor]
+    metrics: dict[str, partial[Metric]]
+    loggers: list[Logger]
+    callbacks: list[Callback]
     settings: dict[str, Any]  # all of them, for the run's folder
 
 
@@ -92,18 +102,23 @@ def one_run(
     Returns:
         The best val loss.
     """
-    parts = build(cfg, sweep)
-    training = assemble(parts, run)
-    begin(training, parts)
-    forgotten = fit(training)
-    tested = test(training, forgotten)
-    if training.trainer.is_global_zero:
-        leave(training, tested, parts, choices, figures=not sweep)
+    parts = build(cfg, run.path, sweep)
+    with loggers.closing(parts.loggers):
+        training = assemble(parts, run)
+        begin(training, parts)
+        forgotten = fit(training)
+        tested = test(training, forgotten)
+        if training.trainer.is_global_zero:
+            leave(training, tested, parts, choices, figures=not sweep)
     return training.history.best[MONITOR]
 
 
-def build(cfg: DictConfig, sweep: bool = False) -> Parts:
+def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     """Make the object that each group of settings names; all that is wrong is told at once.
+
+    Args:
+        folder: the run's, in which loggers write.
+        sweep: the next job may begin with the same net.
 
     Raises:
         UserError: some settings can't be used.
@@ -119,9 +134,15 @@ def build(cfg: DictConfig, sweep: bool = False) -> Parts:
         "schedule": lambda: _of(Schedule, "finetune", make(cfg.finetune, "finetune")),
         "optimizer": lambda: check_optimizer(make(cfg.optimizer, "optimizer")),
         "augment": lambda: check_augment(make(cfg.augment, "augment")),
-        "backbone": lambda: _of(Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep)),
+        "backbone": lambda: _of(
+            Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data))
+        ),
         "data": lambda: _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).checked(),
-        "trainer": lambda: OmegaConf.to_container(cfg.trainer, resolve=True),
+        "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
+        "loss": lambda: plugins.made("loss", cfg.loss),
+        "metrics": lambda: plugins.all_made("metrics", cfg.metrics, partial, _partial_=True),
+        "loggers": lambda: loggers.make_loggers(cfg.logger, folder),
+        "callbacks": lambda: plugins.make_callbacks(cfg.callbacks),
     }
     made = dict(zip(makers, cli.build_all(*makers.values()), strict=True))
     return Parts(**made, settings=plain(cfg))
@@ -155,12 +176,21 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     staged = StagedUnfreezing(schedule)
     history = History(run.path / "history.csv", staged)
     compiled, fuse = parts.trainer["compile"], parts.trainer["fuse"]
-    module = Classifier(backbone, data.classes, parts.optimizer, parts.seed, compiled, fuse)
+    shares = torch.tensor(data.class_shares())
+    weights = 1 / (shares * len(shares)) if data.balance == "loss" else None
+    module = Classifier(
+        *(backbone, data.classes, parts.optimizer, parts.seed, compiled, fuse),
+        loss=plugins.Loss(parts.loss, len(data.classes), weights),
+        metrics=plugins.make_metrics(parts.metrics, len(data.classes)),
+        prior=None if data.balance == "none" else shares,
+    )
     extractor = Extractor(parts.cache, backbone, data, fuse)
     work = FrozenWork(extractor, schedule, staged)
     saved = Checkpoints(run.checkpoints, staged, history)
-    callbacks = [staged, work, history, terminal.Terminal(staged, history), saved]
-    trainer = make_trainer(parts.trainer, run, schedule.epochs, callbacks)
+    shown, own = terminal.Terminal(staged, history), plugins.PlainStates(parts.callbacks)
+    # Last comes what writes checkpoints, with what the others keep.
+    callbacks = [staged, work, history, shown, own, *parts.callbacks, saved]
+    trainer = make_trainer(parts.trainer, schedule.epochs, callbacks, parts.loggers)
     return Training(run, data, module, trainer, staged, history, saved, extractor, work, forgetting)
 
 
@@ -183,7 +213,7 @@ def fit(training: Training) -> dict[str, float]:
     """Train through all phases, from the last checkpoint where there is one; what was forgotten."""
     module, data = training.module, training.data
     with training.clock("fit"):
-        start = training.run.resume_point(module)
+        start = resume_point(training.run.checkpoints, module)
         training.trainer.fit(module, data, ckpt_path=start, weights_only=True)
     return training.forgetting.after()  # at the end: the best epoch may precede the harm
 
@@ -207,17 +237,20 @@ def leave(
     seconds = training.clock.seconds | {"seconds/features": training.extractor.seconds}
     photos = [sample.path for sample in data.splits["test"]]
     judged = (tested.val, test, data.classes, photos, data.root)
-    found = scores.report(*judged, run.path, figures=figures)
-    test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
+    prior = None if data.balance == "none" else data.class_shares()
+    found = scores.report(*judged, run.path, figures=figures, prior=prior)
+    test |= found.test  # what the model that leaves will say
+    further = plugins.measure(parts.metrics, test["logits"], test["label"], prior)
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | found.metrics
+    metrics |= {f"test/{name}": value for name, value in further.items()}
     facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
     facts |= found.bundle
     metrics["model/bytes"] = bundle.save(run.path / "model", backbone, data.classes, **facts)
-    settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
+    settings = {group: choices[group] for group in LISTED}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
-    report.log_hyperparameters(
-        training.trainer, settings | {"lr": parts.schedule.phases[0].lr}, metrics
-    )
+    settings |= {"lr": parts.schedule.phases[0].lr}
+    final = report.final(metrics, [f"test/{name}" for name in further])
+    loggers.log_result(training.trainer, settings, final)
     run.finish(metrics, report.predictions(test, data))
     terminal.show_result(metrics, found.struggles, run)

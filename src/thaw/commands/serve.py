@@ -7,6 +7,7 @@ from pathlib import Path
 
 from thaw import files
 from thaw.errors import UserError
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -23,6 +24,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--name", help="what the page calls the model; the folder's name")
+    cli.add_net(parser)
     arguments = parser.parse_args()
     files.check_inputs(("RUN", arguments.run))
     needed = ("starlette", "uvicorn", "python_multipart")

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -19,10 +18,9 @@ from thaw.launch import cli, conf, names, settings
 from thaw.launch.build import make
 from thaw.launch.mistakes import Before, read, told
 from thaw.launch.words import asks
+from thaw.runs import trust
+from thaw.runs.folder import RunFolder, check_unchanged, plain
 from thaw.sweeps import jobs
-
-if TYPE_CHECKING:
-    from thaw.training.run import RunFolder
 
 log = logging.getLogger("thaw.train")
 
@@ -30,8 +28,6 @@ log = logging.getLogger("thaw.train")
 def run(cfg: DictConfig) -> float | None:
     """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
     first = cli.is_first_process()
-    from thaw.training.run import RunFolder  # torch is imported from here on
-
     hydra_cfg = HydraConfig.get()
     folder = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
     if hydra_cfg.mode is RunMode.MULTIRUN:
@@ -55,15 +51,14 @@ def run(cfg: DictConfig) -> float | None:
         raise
 
 
-def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
+def begin_or_go_on(cfg: DictConfig, folder: RunFolder) -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
     # The schedule needs no torch either.
     cli.build_all(lambda: settings.check(cfg), lambda: make(cfg.finetune, "finetune"))
-    from thaw.commands.one_run import one_run
-    from thaw.training.run import check_unchanged, plain
+    from thaw.commands.one_run import one_run  # torch is imported from here on
 
-    if folder.settings is not None and not cfg.resume_with_changes:
-        check_unchanged(folder.settings, plain(cfg))
+    if not cfg.resume_with_changes:
+        check_unchanged(folder, plain(cfg))
     if folder.status.get("state") == "done":
         log.info("%s is finished, there is nothing to resume.", folder)
         return folder.metrics["val/loss"]
@@ -73,7 +68,7 @@ def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
         # Further ranks are started with this process's arguments: they'd begin the sweep anew.
         return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
     choices = dict(hydra_cfg.runtime.choices)
-    choices["arch"] = names.arch_name(choices["arch"], cfg.arch.name)
+    choices["arch"] = names.arch_name(choices["arch"], cfg.arch.get("name"))
     return one_run(cfg, folder, choices, sweep)
 
 
@@ -86,7 +81,7 @@ def start(words_from: int = 1) -> None:
     """
     # argparse, which reads them, wants `-m` before what it applies to.
     words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
-    words = cli.resume_arguments(read(words))
+    words = trust.resume_arguments(read(words))
     sys.argv[words_from:] = words
     if cli.is_first_process() and not asks(words):
         print("Reading the settings, then PyTorch is loaded …", flush=True)
@@ -101,8 +96,6 @@ def start(words_from: int = 1) -> None:
         with told(words):
             _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
     except OSError as error:
-        from thaw.training.run import RunFolder
-
         place = Before.last
         if place and cli.is_first_process() and not (place / "status.json").exists():
             RunFolder(place).end("failed", error)  # Hydra itself could not write there

@@ -6,6 +6,7 @@ workers nor an interruption changes it.
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.augment import Augment
 from thaw.data.cache import Rows
-from thaw.data.dataset import Batches, EpochShuffle, InOrder, PhotoDataset
+from thaw.data.dataset import BalancedShuffle, Batches, EpochShuffle, InOrder, PhotoDataset
 from thaw.data.find import is_photo
 from thaw.data.photos import broken_photos, digests, misnamed, white_of
 from thaw.data.splits import Folder, Sample, cut
 from thaw.errors import UserError
 
 log = logging.getLogger(__name__)
+BALANCES = ("none", "sampler", "loss")
+FITS = ("crop", "squash", "pad")
+LARGEST = 2048  # pixels; a net takes gigabytes for larger photos
 
 
 class PhotoFolder(LightningDataModule):
@@ -41,6 +45,10 @@ class PhotoFolder(LightningDataModule):
         workers: loader processes; 0 loads in the training process.
         source: called with `root` first; downloads or draws the data unless they are there.
         seed: of the cut, the order and the augmentation.
+        balance: `sampler` draws equally many photos of each class in training; `loss` weighs them
+            so (`Classifier` does it); `none` takes them as they come.
+        fit: how photos are made to fit what a net sees, `crop`, `squash` or `pad`, and to what
+            `size`; it is the net's `transforms` that do it (`thaw.nets.fit`).
     """
 
     def __init__(
@@ -55,12 +63,16 @@ class PhotoFolder(LightningDataModule):
         workers: int = 0,
         source: Callable[..., None] | None = None,
         seed: int = 0,
+        balance: str = "none",
+        fit: str = "crop",
+        size: int | None = None,
     ) -> None:
         super().__init__()
         self.root = Path(root).expanduser()
         self.names = {"train": train, "val": val, "test": test}
         self.fractions = {"test": test_fraction, "val": val_fraction}
         self.batch_size, self.workers, self.source, self.seed = batch_size, workers, source, seed
+        self.balance, self.fit, self.size = balance, fit, size
         self.classes: list[str] = []
         self.splits: dict[str, list[Sample]] = {}
         self.cut: dict[str, str] = {}  # how splits came about that are no folders
@@ -75,6 +87,13 @@ class PhotoFolder(LightningDataModule):
         checks: dict[str, tuple[bool, object, str]] = {
             "batch_size": (_whole(self.batch_size, 1), self.batch_size, "a whole number from 1"),
             "workers": (_whole(self.workers, 0), self.workers, "a whole number from 0"),
+            "fit": (self.fit in FITS, self.fit, f"one of {', '.join(FITS)}"),
+            "size": (
+                self.size is None or (_whole(self.size, 16) and self.size <= LARGEST),
+                self.size,
+                f"null for the weights' own, or a number of pixels from 16 to {LARGEST}",
+            ),
+            "balance": (self.balance in BALANCES, self.balance, f"one of {', '.join(BALANCES)}"),
         }
         for split, fraction in self.fractions.items():
             good = isinstance(fraction, int | float) and 0 < fraction < 1
@@ -232,19 +251,29 @@ class PhotoFolder(LightningDataModule):
         """A file for each content that was read."""
         return {digest: self.root / path for path, digest in self.contents.items()}
 
+    def class_shares(self) -> list[float]:
+        """Each class's share of the train photos, in the order of the classes."""
+        counts = Counter(sample.label for sample in self.splits["train"])
+        return [counts[label] / counts.total() for label in range(len(self.classes))]
+
     def digest(self) -> str:
         """sha256 over the train and val photos: paths, labels and bytes."""
         sha = hashlib.sha256()
         for split in ("train", "val"):
             for sample, content in zip(self.splits[split], self.digests(split), strict=True):
-                sha.update(f"{split} {sample.path} {sample.label} {content}\n".encode())
+                facts = f"{split} {sample.path} {sample.label} {content}\n"
+                sha.update(facts.encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
 
     # --- loaders ------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Batches:
         """Batches `{image: [B, 3, H, W], label: [B], index: [B]}`, augmented and shuffled."""
-        shuffle = EpochShuffle(len(self.splits["train"]), self.seed, *self._ranks())
+        if self.balance == "sampler":
+            labels = [sample.label for sample in self.splits["train"]]
+            shuffle: EpochShuffle = BalancedShuffle(labels, self.seed, *self._ranks())
+        else:
+            shuffle = EpochShuffle(len(self.splits["train"]), self.seed, *self._ranks())
         # BatchNorm can't train on a single photo; the shuffle leaves out another one each epoch.
         drop = len(shuffle) > self.batch_size and len(shuffle) % self.batch_size == 1
         return self._loader("train", sampler=shuffle, drop_last=drop)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from thaw.errors import UserError
@@ -20,6 +21,10 @@ class Answers:
         photos: what each photo is called.
         root: the folder that these names begin in.
         temperature: what the logits are divided by.
+        prior: each class's share of the photos trained on, where training weighed classes alike
+            (`data.balance`). The label is then the class with the largest logit, as if each were
+            equally likely; probabilities are those for photos in their real mix (Saerens et al.
+            2002, equation 4), so the label needn't be the most probable class.
 
     Raises:
         UserError: there are no photos, or logits that are no numbers.
@@ -31,6 +36,7 @@ class Answers:
     photos: list[str]
     root: Path
     temperature: float = 1.0
+    prior: list[float] | None = None
 
     def __post_init__(self) -> None:
         broken = int((~self.logits.isfinite().all(dim=1)).sum())
@@ -44,13 +50,19 @@ class Answers:
             raise UserError(f"Expected labelled photos in {self.root}, but there are none.")
 
     @cached_property
+    def calibrated(self) -> Tensor:
+        """Logits `[N, classes]` whose softmax is `probabilities`."""
+        shift = torch.tensor(self.prior).log() if self.prior else 0.0
+        return self.logits / self.temperature + shift
+
+    @cached_property
     def probabilities(self) -> Tensor:
         """`[N, classes]`, calibrated."""
-        return (self.logits / self.temperature).softmax(dim=1)
+        return self.calibrated.softmax(dim=1)
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The most probable class, `[N]`."""
+        """The class that is said, `[N]`: the most probable one, unless there is a `prior`."""
         return self.logits.argmax(dim=1)
 
     @cached_property
@@ -61,7 +73,7 @@ class Answers:
     @cached_property
     def confidence(self) -> Tensor:
         """Its probability, `[N]`."""
-        return self.probabilities.amax(dim=1)
+        return self.probabilities.gather(1, self.predicted[:, None])[:, 0]
 
     @cached_property
     def of_label(self) -> Tensor:

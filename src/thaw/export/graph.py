@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.errors import UserError
 from thaw.model.bundle import Model
+from thaw.nets.fit import Padded
 
 SHAPES = ({0: Dim("batch"), 1: Dim("height"), 2: Dim("width")},)
 
@@ -29,8 +30,11 @@ class PhotosToProbabilities(nn.Module):
         super().__init__()
         transforms = model.transforms
         (crop,) = transforms.crop_size
-        self.pixels = ResizeAndCrop(transforms.resize_size, crop, transforms.interpolation.value)
+        # What is padded is resized to fit inside the square.
+        size = [] if isinstance(transforms, Padded) else transforms.resize_size
+        self.pixels = ResizeAndCrop(size, crop, transforms.interpolation.value)
         self.net, self.temperature = model.backbone.net, model.temperature
+        self.shift = nn.Buffer(torch.as_tensor(model.shift))
         self.mean = nn.Buffer(torch.tensor(transforms.mean).view(3, 1, 1))
         self.std = nn.Buffer(torch.tensor(transforms.std).view(3, 1, 1))
 
@@ -38,7 +42,7 @@ class PhotosToProbabilities(nn.Module):
         """Photos `[B, H, W, 3]` → probabilities `[B, classes]`."""
         values = self.pixels(images).permute(0, 3, 1, 2).float() / 255
         logits = self.net((values - self.mean) / self.std)
-        return (logits / self.temperature).softmax(dim=1)
+        return (logits / self.temperature + self.shift).softmax(dim=1)
 
 
 def trace(model: Model) -> ExportedProgram:

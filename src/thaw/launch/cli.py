@@ -3,8 +3,10 @@
 Nothing here imports torch: `thaw train --help` answers at once.
 """
 
+import argparse
 import atexit
 import gc
+import io
 import json
 import logging
 import os
@@ -20,9 +22,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from thaw.errors import UserError
+from thaw.escape import printable
 from thaw.launch import failures
 from thaw.launch.failures import Refused
-from thaw.launch.typed import quoted, unquoted
+from thaw.launch.typed import quoted
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours in what a library says
 
@@ -33,6 +36,25 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         self.signum = signum
         super().__init__(signal.Signals(signum).name)
+
+
+trusted: set[str] = set()  # import paths of nets of his own that the user has named himself
+
+
+class _Trust(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        trusted.add(values)
+
+
+def add_net(parser: argparse.ArgumentParser) -> None:
+    """Let a command load a model whose net the user's own code makes: he says so with --net."""
+    parser.add_argument(
+        "--net",
+        action=_Trust,
+        default=argparse.SUPPRESS,
+        metavar="MODULE.FUNCTION",
+        help="of a model whose net is your own: its function or class, whose code may run",
+    )
 
 
 def exit_on_signals() -> None:
@@ -63,6 +85,9 @@ def command(main: Callable[[], Any]) -> NoReturn:
     threading.excepthook = tell_of_thread
     logging.captureWarnings(True)  # of libraries, for who develops with them: to a run's train.log
     exit_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what it can't encode is shown as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()
@@ -77,7 +102,7 @@ def command(main: Callable[[], Any]) -> NoReturn:
         sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
         if sentence is None or full_error:
             raise
-        print(ANSI.sub("", sentence), file=sys.stderr)
+        print(printable(ANSI.sub("", sentence), keep="\n"), file=sys.stderr)
         sys.exit(2)
     finally:
         if full_error is None:
@@ -214,33 +239,12 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text).strip().rstrip(".")
 
 
-def resume_arguments(arguments: list[str]) -> list[str]:
-    """Expand `resume=RUN` to the overrides that RUN was started with, and to its folder.
+class Escaped(logging.Formatter):
+    """Lines in which names are shown as they are, and do nothing."""
 
-    Raises:
-        UserError: RUN is no run folder, or a sweep is asked for.
-    """
-    given = [a for a in arguments if a.startswith("resume=") and a != "resume=null"]
-    placed = any(argument.startswith("hydra.run.dir=") for argument in arguments)
-    if not given or placed:  # placed: a further rank of a run that was expanded already
-        return arguments
-    folder = Path(unquoted(given[-1].removeprefix("resume="))).expanduser()
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise UserError(
-            f"Expected resume= to name a run folder, but there is no {saved}; runs are in"
-            " outputs/runs and outputs/sweeps."
-        )
-    if {"-m", "--multirun"} & set(arguments):
-        raise UserError("resume= continues one run, so it can't be used with --multirun.")
-    from omegaconf import OmegaConf
-
-    before = [str(override) for override in OmegaConf.load(saved)]
-    here = quoted(str(folder.resolve()))
-    rest = [argument for argument in arguments if argument not in given]
-    # `.hydra` stays as the run began: what is asked for now is compared with it.
-    place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
-    return [*before, *rest, *place, "hydra.mode=RUN"]  # an experiment may be a sweep
+    def format(self, record: logging.LogRecord) -> str:
+        """As usual, with escapes for what a terminal would obey."""
+        return printable(super().format(record), keep="\n")
 
 
 class LogFile(logging.FileHandler):

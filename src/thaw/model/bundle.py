@@ -1,9 +1,9 @@
 """The bundle `model/`: weights, preprocessing and classes travel together, without any pickle."""
 
 import hashlib
-import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,27 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
+from thaw import escape
 from thaw.data.dataset import seen
-from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.files import beside, write_json
-from thaw.model.prediction import Prediction, decide
+from thaw.model import description
+from thaw.model.description import FORMAT
+from thaw.model.given import Photo, each, upright
+from thaw.model.prediction import Prediction, check_threshold, decide
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import Padded
 from thaw.nets.pretrained import build
+from thaw.runs.read import damage, read_json
 
-FORMAT = 1
-KEYS = ("arch", "classes", "transforms", "temperature", "threshold", "weights_sha256")
+ROOM = 50_000_000  # elements of a net beyond those of its file: a head that is put aside
+MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
+OVERHEAD = 5000  # elements that the smallest tensor counts for: a layer takes time, too
 
 
 class Model:
@@ -42,6 +50,8 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")  # what `data.balance` hid, see `decide`
+        self.shift = torch.tensor(self.prior).log() if self.prior else 0.0
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
@@ -54,49 +64,65 @@ class Model:
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
-        return (self.logits(images) / self.temperature).softmax(dim=1)
+        return (self.logits(images) / self.temperature + self.shift).softmax(dim=1)
 
     def logits_of(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[tuple[list[Path | str], torch.Tensor]]:
-        """Photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
-        waiting = iter(paths)
+        """Names of photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
+        waiting = each(photos)
         while batch := list(islice(waiting, batch_size)):
-            inputs: dict[Path | str, torch.Tensor] = {}
-            for path in batch:  # one photo in full size at a time
+            names: list[Path | str] = []
+            inputs: list[torch.Tensor] = []
+            for name, photo in batch:  # one photo in full size at a time
                 try:
-                    inputs[path] = seen(self.transforms, load_photo(path, self.white))
+                    inputs.append(seen(self.transforms, upright(photo, name, self.white)))
                 except BrokenPhoto as error:
                     if on_broken is None:
                         raise
                     on_broken(error)
+                else:
+                    names.append(name)
             if inputs:
-                yield list(inputs), self._logits(list(inputs.values()))
+                yield names, self._logits(inputs)
 
     def predict(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         threshold: float | None = None,
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Say of each photo what it shows, a batch at a time.
+        """Say of each photo what it shows, once for each and in their order, a batch at a time.
 
         Args:
+            photos: one or more of: a path, a folder (all photos below it), a PIL image, an array of
+                NumPy, uint8 `[H, W, 3]` (RGB) or `[H, W]`. What isn't a path is called "photo 0",
+                "photo 1", … by its place.
             threshold: confidence below which the label is "unsure"; the bundle's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
 
         Raises:
+            UserError: something given is no photo, the threshold isn't between 0 and 1, or the
+                batch size isn't a whole number from 1.
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
+        check_threshold(threshold)
         threshold = self.threshold if threshold is None else threshold
-        for photos, logits in self.logits_of(paths, batch_size, on_broken):
-            rows = (logits / self.temperature).softmax(dim=1).tolist()
-            for path, row in zip(photos, rows, strict=True):
-                yield decide(path, self.classes, row, threshold)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"Expected batch_size to be a whole number from 1, got {batch_size!r}.")
+        return self._predict(self.logits_of(photos, batch_size, on_broken), threshold)
+
+    def _predict(
+        self, batches: Iterator[tuple[list[Path | str], torch.Tensor]], threshold: float | None
+    ) -> Iterator[Prediction]:
+        for names, logits in batches:
+            rows = (logits / self.temperature + self.shift).softmax(dim=1).tolist()
+            for name, row in zip(names, rows, strict=True):
+                yield decide(name, self.classes, row, threshold, self.prior)
 
 
 def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:
@@ -132,7 +158,7 @@ def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> 
 def change(path: Path | str, **values: Any) -> None:
     """Change plain values in the `model.json` of a bundle, or of a run folder's `model/`."""
     file = _folder(path) / "model.json"
-    write_json(file, json.loads(file.read_text(encoding="utf-8")) | values)
+    write_json(file, read_json(file) | values)
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
@@ -140,11 +166,16 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) -> Model:
     """Rebuild the model of a bundle, or of a run folder's `model/`; no network, no pickle.
 
+    Args:
+        net: your own function or class that made the net, where it is of no library: a bundle is
+            data, and can't bring that code.
+
     Raises:
-        UserError: there is no bundle, it is of a later format, or its weights were changed.
+        UserError: there is no bundle, it is of a later format, it is damaged, it describes what
+            Thaw doesn't build, or its net is made by code that `net` doesn't name.
     """
     folder = _folder(path)
     file, weights = folder / "model.json", folder / "weights.safetensors"
@@ -153,41 +184,113 @@ def load(path: str | os.PathLike[str]) -> Model:
             f"Expected a run folder or a bundle in {path}, but there is no model.json with"
             " weights.safetensors; a run writes its bundle to model/ when it ends."
         )
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-        version = info["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {error!r}.") from error
-    if version != FORMAT:
-        raise UserError(f"{file} has format {version}, this Thaw reads {FORMAT}; update one.")
-    missing = [key for key in KEYS if key not in info]
-    if missing:
-        raise UserError(f"{file} is damaged: it lacks {missing}.")
+    info = read_json(file)
+    with damage(file):
+        version = info.get("format") if isinstance(info, dict) else None
+        if isinstance(version, int) and version != FORMAT:
+            raise UserError(f"{file} has format {version}, this Thaw reads {FORMAT}; update one.")
+        description.check(info)
     if _sha256(weights) != info["weights_sha256"]:
         raise UserError(
             f"{weights} isn't what {file} was written with (its sha256 differs); copy the bundle"
             " again."
         )
-    backbone = Backbone(build(info["arch"]), _transforms(info["transforms"]), info["arch"])
-    backbone.reset_head(len(info["classes"]))
-    try:
-        backbone.net.load_state_dict(load_file(weights))
-    except RuntimeError as error:
-        raise UserError(
-            f"{weights} doesn't fit the arch and the {len(info['classes'])} classes of {file}."
-        ) from error
+    backbone = _build(file, info, weights.stat().st_size, net)
+    _fill(backbone, weights, file)
+    _try_out(backbone, file)
     return Model(backbone, info)
+
+
+def _build(file: Path, info: dict[str, Any], size: int, net: Callable[..., Any] | None) -> Backbone:
+    """The net that `model.json` describes, which is about as large as its file of weights."""
+    try:
+        with Bounded(size + ROOM):
+            made = build(info["arch"], net)
+            backbone = Backbone(made, _transforms(info["transforms"]), info["arch"])
+            backbone.reset_head(len(info["classes"]))
+    except UserError as error:
+        if info["arch"]["source"] == "own":
+            raise  # it says what the user's code needs
+        raise UserError(f"{file} is damaged (arch: {str(error).rstrip('.')}).") from error
+    except Exception as error:  # whatever a library says of arguments that don't fit
+        reason = escape.printable(f"{type(error).__name__}: {error}"[:200])
+        raise UserError(f"{file} is damaged (arch: {reason}).") from error
+    return backbone
+
+
+def _fill(backbone: Backbone, weights: Path, file: Path) -> None:
+    """Put the weights in, if they are the net's: names, shapes, types, and finite numbers."""
+    try:
+        state = load_file(weights)
+    except Exception as error:  # of safetensors, and of the system
+        reason = escape.printable(str(error)[:200]) or type(error).__name__
+        raise UserError(f"{weights} is damaged ({reason}).") from error
+    own = backbone.net.state_dict()
+    wrong = [name for name in own.keys() ^ state.keys()]
+    wrong += [n for n in own.keys() & state.keys() if _kind(own[n]) != _kind(state[n])]
+    if wrong:
+        raise UserError(
+            f"{weights} doesn't fit the arch and the {backbone.head.weight.shape[0]} classes of"
+            f" {file}: {len(wrong)} tensors are missing, unknown, or of another shape,"
+            f" {ascii(min(wrong))[:100]} for one."
+        )
+    broken = [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{weights} is damaged (values of {ascii(broken[0])[:100]} are no finite numbers)."
+        )
+    backbone.net.load_state_dict(state)
+
+
+def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype
+
+
+@torch.inference_mode()
+def _try_out(backbone: Backbone, file: Path) -> None:
+    """See that the net takes photos of the size that it is said to see, by a black one."""
+    try:
+        side = backbone.input_size
+        good = bool(backbone.eval()(torch.zeros(1, 3, side, side)).isfinite().all())
+        reason = "the net's answers are no finite numbers"
+    except Exception as error:
+        good, reason = False, f"the net can't see these photos: {str(error)[:200]}"
+    if not good:
+        reason = escape.printable(" ".join(reason.split()))
+        raise UserError(f"{file} is damaged (transforms or weights: {reason}).")
+
+
+class Bounded(TorchFunctionMode):
+    """Inside `with`, nets can be built until their tensors have more than `most` elements."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Count what `torch.empty` and the like are asked for, before they make it."""
+        if func in MAKERS:
+            shape = args[0] if len(args) == 1 and isinstance(args[0], Sequence) else args
+            sizes = [size for size in shape if isinstance(size, int)]
+            self.left -= max(math.prod(sizes), OVERHEAD)
+            if self.left < 0:
+                raise ValueError("the net is larger than its weights")
+        return func(*args, **(kwargs or {}))
 
 
 def describe_transforms(transforms: ImageClassification) -> dict[str, Any]:
     """Plain values that say all about them."""
     keys = ("resize_size", "crop_size", "mean", "std", "antialias")
     values = {key: getattr(transforms, key) for key in keys}
-    return values | {"interpolation": transforms.interpolation.value}
+    values |= {"interpolation": transforms.interpolation.value}
+    return values | ({"pad": True} if isinstance(transforms, Padded) else {})
 
 
 def _transforms(values: dict[str, Any]) -> ImageClassification:
-    transforms = ImageClassification(
+    kind = Padded if values.get("pad") else ImageClassification
+    transforms = kind(
         crop_size=values["crop_size"][0],
         mean=values["mean"],
         std=values["std"],

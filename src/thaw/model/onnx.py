@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.model.prediction import Prediction, decide
+from thaw.escape import printable
+from thaw.model.description import EXPORTED
+from thaw.model.given import Photo, each, upright
+from thaw.model.prediction import Prediction, check_threshold, decide
+from thaw.runs.read import damage
+from thaw.runs.schema import Wrong, bounded
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -33,40 +38,57 @@ class OnnxModel:
         self.temperature: float = info["temperature"]  # applied within the graph
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
         batch = np.stack([np.asarray(image) for image in images])
-        (rows,) = self.session.run(None, {"images": batch})
-        return np.asarray(rows)
+        try:
+            rows = np.asarray(self.session.run(None, {"images": batch})[0])
+        except Exception as error:  # a class of its own for every reason
+            reason = printable(" ".join(str(error).split())[:200])
+            raise UserError(f"The ONNX file can't be run on this photo: {reason}.") from error
+        if rows.shape != (len(batch), len(self.classes)):
+            raise UserError(f"The ONNX file gives {rows.shape} for {len(self.classes)} classes.")
+        return rows
 
     def predict(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         threshold: float | None = None,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, one after another, since their sizes differ.
 
         Args:
+            photos: as those of `thaw.model.bundle.Model.predict`.
             threshold: confidence below which the label is "unsure"; the file's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
 
         Raises:
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
         """
+        check_threshold(threshold)
         threshold = self.threshold if threshold is None else threshold
-        for path in paths:
+        return self._predict(each(photos), threshold, on_broken)
+
+    def _predict(
+        self,
+        photos: Iterable[tuple[Path | str, Photo]],
+        threshold: float | None,
+        on_broken: Callable[[BrokenPhoto], None] | None,
+    ) -> Iterator[Prediction]:
+        for name, photo in photos:
             try:
-                photo = load_photo(path, self.white)
+                image = upright(photo, name, self.white)
             except BrokenPhoto as error:
                 if on_broken is None:
                     raise
                 on_broken(error)
                 continue
-            row = self.probabilities([photo])[0].tolist()
-            yield decide(path, self.classes, row, threshold)
+            row = self.probabilities([image])[0].tolist()
+            yield decide(name, self.classes, row, threshold, self.prior)
 
 
 def load(path: Path | str) -> OnnxModel:
@@ -99,4 +121,14 @@ def load(path: Path | str) -> OnnxModel:
             f"Expected an ONNX file that thaw export wrote, but {path} lacks the metadata"
             f" {[key for key in KEYS if key not in metadata]}."
         )
-    return OnnxModel(session, {key: json.loads(metadata[key]) for key in metadata})
+    with damage(Path(path)):
+        info = {key: json.loads(value) for key, value in metadata.items()}
+        bounded(info)
+        EXPORTED(info)
+        shapes = [place.shape for place in session.get_outputs()]
+        takes = [(place.name, place.type) for place in session.get_inputs()]
+        if takes != [("images", "tensor(uint8)")] or len(shapes) != 1 or len(shapes[0]) != 2:
+            raise Wrong("its graph isn't one from photos to probabilities")
+        if shapes[0][1] not in (len(info["classes"]), None) and isinstance(shapes[0][1], int):
+            raise Wrong(f"it names {len(info['classes'])} classes, and its graph {shapes[0][1]}")
+    return OnnxModel(session, info)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from thaw.errors import UserError
-from thaw.files import beside
+from thaw.files import beside, spell_out
 from thaw.nets.backbone import Backbone
 
 MOST = 64  # filters in the figure
@@ -43,5 +43,6 @@ def draw(path: Path, backbone: Backbone) -> None:
     shown = f"{count} filters" if count <= MOST else f"The first {MOST} of {count} filters"
     state = "" if backbone.pretrained else ", before any training"
     figure.suptitle(f"{shown} of {name}, {height}×{width} pixels{state}", fontsize=11)
+    spell_out(figure)
     with beside(path) as partial:
         figure.savefig(partial, dpi=120, format=path.suffix[1:])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from thaw.errors import UserError
-from thaw.files import beside
+from thaw.files import beside, spell_out
 from thaw.nets.backbone import Backbone
 from thaw.training.schedule import Schedule
 
@@ -70,5 +70,6 @@ def draw(path: Path, title: str, schedule: Schedule, backbone: Backbone, steps: 
     bottom.xaxis.get_major_locator().set_params(integer=True)
     what = "learning rate (grey: frozen, hatched: norm layers only)"
     figure.colorbar(grid, ax=bottom, location="bottom", aspect=80, label=what)
+    spell_out(figure)
     with beside(path) as partial:
         figure.savefig(partial, dpi=120, format=path.suffix[1:])

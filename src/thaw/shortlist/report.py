@@ -16,12 +16,13 @@ from thaw.errors import UserError
 from thaw.files import write_csv
 from thaw.launch import cli, memory, names
 from thaw.launch.build import make
+from thaw.nets.fit import seen
+from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
 from thaw.shortlist import figure, table
 from thaw.shortlist.probe import USED, fold_of_each
 from thaw.shortlist.rank import probe, rank
 from thaw.shortlist.words import Net, read
-from thaw.training.run import RunFolder
 from thaw.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def report(words: Sequence[str], out: Path | None = None, csv: str | None = None
     cache, data, trainer, *_ = cli.build_all(
         lambda: FeatureCache(**cfg.cache),
         lambda: make(cfg.data, "data", seed=cfg.seed).checked(),
-        lambda: make_trainer(cfg.trainer, RunFolder(out), 1, []),
+        lambda: make_trainer(cfg.trainer, 1, [], []),
         *(partial(_check, net) for net in wanted.nets),
     )
     if trainer.world_size > 1:
@@ -85,7 +86,7 @@ def _check(net: Net) -> None:
     """See that a net's settings and files are right, before anything is downloaded or computed."""
     try:
         with without_loading():
-            make(net.cfg.arch, "arch")
+            made(net.cfg.arch, **seen(net.cfg.data))
     except Exception as error:
         sentence = _sentence(error, net)
         if sentence is None:

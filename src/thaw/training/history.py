@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from thaw.errors import UserError
 from thaw.files import write_csv
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
@@ -16,36 +17,60 @@ class History(Callback):
     def __init__(self, path: Path, staged: StagedUnfreezing) -> None:
         self.path, self.staged = path, staged
         self.rows: list[dict[str, Any]] = []
+        self.known_from = 0
         self.seconds_before = 0.0  # spent by processes that this one goes on from
         self.began = 0.0
         self.phase = ""
+        self.seen = False  # val, in this epoch
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the epoch that `best.ckpt` holds: the first with the lowest val loss."""
-        return min(self.rows, key=lambda row: row[MONITOR])
+        """The row of the epoch that `best.ckpt` holds: the first with the lowest val loss.
+
+        Raises:
+            UserError: no epoch is over.
+        """
+        if not self.rows:
+            raise UserError(
+                "Training was ended (by one of callbacks, or trainer.max_time) before its first"
+                " epoch was over, so there is nothing to test."
+            )
+        return min(self.rows[self.known_from :], key=lambda row: row[MONITOR])
+
+    def forget_best(self) -> None:
+        """The weights of all epochs but the last are gone, so the best is that or a later one."""
+        self.known_from = len(self.rows) - 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows."""
-        return {"rows": self.rows}
+        """The rows, and from which of them on one may be the best."""
+        return {"rows": self.rows, "known_from": self.known_from}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows of a checkpoint; later epochs of an interrupted run are forgotten."""
-        self.rows = list(state_dict["rows"])
+        self.rows, self.known_from = list(state_dict["rows"]), state_dict.get("known_from", 0)
         self.seconds_before = sum(row["seconds"] for row in self.rows)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.began, self.phase = time.perf_counter(), self.staged.phase.name
+        self.seen = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch is whole; a callback, or `trainer.max_time`, may end one before."""
+        self.seen = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's row."""
+        if not self.seen:
+            return
         metrics = trainer.callback_metrics
-        keys = ("train/loss", "train/acc", "val/loss", "val/acc", "val/f1")
+        own = ("train/loss", "train/acc", "val/loss", "val/acc", "val/f1")
+        keys = [*own, *(key for key in metrics if key.startswith("val/") and key not in own)]
         rates = {g["stage"]: g["lr"] for g in trainer.optimizers[0].param_groups}
         row = {"epoch": trainer.current_epoch + 1, "phase": self.phase}
         row |= {key: float(metrics[key]) for key in keys}
         row |= {"lr/head": rates["head"], "seconds": round(time.perf_counter() - self.began, 3)}
         self.rows.append(row)
         if trainer.is_global_zero:
-            write_csv(self.path, self.rows)
+            columns = dict.fromkeys(key for row in self.rows for key in row)
+            write_csv(self.path, [dict.fromkeys(columns, "") | row for row in self.rows])
