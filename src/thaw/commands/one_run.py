@@ -102,6 +102,7 @@ def one_run(
     Returns:
         The best val loss.
     """
+    run.claim()
     parts = build(cfg, run.path, sweep)
     with loggers.closing(parts.loggers):
         training = assemble(parts, run)
@@ -117,7 +118,7 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     """Make the object that each group of settings names; all that is wrong is told at once.
 
     Args:
-        folder: the run's, in which loggers write.
+        folder: the run's, in which loggers write; its photos may have been settled already.
         sweep: the next job may begin with the same net.
 
     Raises:
@@ -137,7 +138,9 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
         "backbone": lambda: _of(
             Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data))
         ),
-        "data": lambda: _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).checked(),
+        "data": lambda: (
+            _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).of(folder).checked()
+        ),
         "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
         "loss": lambda: plugins.made("loss", cfg.loss),
         "metrics": lambda: plugins.all_made("metrics", cfg.metrics, partial, _partial_=True),
@@ -235,14 +238,15 @@ def leave(
     """Write what came out: figures, the model, predictions, metrics."""
     run, data, backbone, test = training.run, training.data, parts.backbone, tested.test
     seconds = training.clock.seconds | {"seconds/features": training.extractor.seconds}
-    photos = [sample.path for sample in data.splits["test"]]
+    samples = [data.splits["test"][i] for i in test["index"].tolist()]
+    photos, groups = [s.path for s in samples], [s.group for s in samples]
     judged = (tested.val, test, data.classes, photos, data.root)
     prior = None if data.balance == "none" else data.class_shares()
-    found = scores.report(*judged, run.path, figures=figures, prior=prior)
+    found = scores.report(*judged, run.path, groups, figures, prior)
     test |= found.test  # what the model that leaves will say
     further = plugins.measure(parts.metrics, test["logits"], test["label"], prior)
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
-    metrics |= tested.forgotten | found.metrics
+    metrics |= tested.forgotten | data.counts() | found.metrics
     metrics |= {f"test/{name}": value for name, value in further.items()}
     facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
     facts |= found.bundle

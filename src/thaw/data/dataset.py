@@ -4,18 +4,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision.transforms import functional as F
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.data.augment import Augment, Views, augmented, mix, shortened
 from thaw.data.cache import Rows
-from thaw.data.photos import load_photo
+from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.data.pixels.deep import White
 from thaw.data.pixels.resize import MOST, REACH, ResizeAndCrop
 from thaw.data.splits import Sample
@@ -54,9 +54,23 @@ class PhotoDataset(Dataset):
         return {"image": seen(self.transforms, image), "label": sample.label, "index": index}
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> list[dict[str, Any]]:
-        """A batch, as `DataLoader` asks for it."""
+        """A batch, as `DataLoader` asks for it; `collate` knows what to do with broken photos."""
         with decoders() as pool:
-            return list(pool.map(self.__getitem__, keys))
+            return list(pool.map(self._try, keys))
+
+    def _try(self, key: tuple[int, int]) -> dict[str, Any]:
+        try:
+            return self[key]
+        except BrokenPhoto as error:  # it couldn't leave a worker's process as what it is
+            return {"broken": (self.samples[key[1]].path, error.reason)}
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of those photos that decode; under `broken` the others' paths, and why."""
+    whole = [item for item in items if "broken" not in item]
+    batch = default_collate(whole) if whole else {}
+    broken = [item["broken"] for item in items if "broken" in item]
+    return batch | ({"broken": broken} if broken else {})
 
 
 def cropped(see: ImageClassification, image: Any) -> Any:
@@ -197,18 +211,33 @@ class InOrder(Sampler[tuple[int, int]]):
         return iter([(0, index) for index in self.indices])
 
 
+class Watch(Protocol):
+    """Who keeps count of photos that can't be decoded."""
+
+    broken: dict[str, str]
+
+    def broke(self, path: str, reason: str) -> None:
+        """Note it, or raise."""
+        ...
+
+
 class Batches:
     """A split's batches from its photos, or from their features as soon as there are some.
 
     `{image: [B, 3, H, W], label: [B], index: [B]}`, with `features: [B, …]` in place of `image`. To
     Lightning it is a loader; nothing is started anew when features come or go.
 
+    A photo that breaks is left out of its batch, and never replaced: the others' order stays.
+
     Args:
         features: what there is now, by split; of train, all photos in each view.
+        watch: is told of photos that break.
     """
 
-    def __init__(self, split: str, loader: DataLoader, features: Mapping[str, Rows]) -> None:
-        self.split, self.loader, self.features = split, loader, features
+    def __init__(
+        self, split: str, loader: DataLoader, features: Mapping[str, Rows], watch: Watch
+    ) -> None:
+        self.split, self.loader, self.features, self.watch = split, loader, features, watch
         assert isinstance(loader.dataset, PhotoDataset)
         self.dataset = loader.dataset
         self.views = Views(loader.dataset.augment)
@@ -229,10 +258,17 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rows = self.features.get(self.split)
         if rows is None:
-            yield from self.loader
+            for batch in self.loader:
+                for path, reason in batch.pop("broken", ()):
+                    self.watch.broke(path, reason)
+                if batch:
+                    yield batch
             return
         photos, seed = self.dataset.samples, self.dataset.seed
-        for batch in self.batch_sampler:
+        for every in self.batch_sampler:
+            batch = [key for key in every if photos[key[1]].path not in self.watch.broken]
+            if not batch:
+                continue
             places = [
                 index + len(photos) * self.views.chosen(seed, epoch, index)
                 for epoch, index in batch

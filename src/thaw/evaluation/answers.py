@@ -25,6 +25,7 @@ class Answers:
             (`data.balance`). The label is then the class with the largest logit, as if each were
             equally likely; probabilities are those for photos in their real mix (Saerens et al.
             2002, equation 4), so the label needn't be the most probable class.
+        groups: what each photo belongs with; photos without are groups of one.
 
     Raises:
         UserError: there are no photos, or logits that are no numbers.
@@ -37,6 +38,7 @@ class Answers:
     root: Path
     temperature: float = 1.0
     prior: list[float] | None = None
+    groups: list[str | None] | None = None
 
     def __post_init__(self) -> None:
         broken = int((~self.logits.isfinite().all(dim=1)).sum())
@@ -79,6 +81,15 @@ class Answers:
     def of_label(self) -> Tensor:
         """The probability of the right one, `[N]`."""
         return self.probabilities.gather(1, self.labels[:, None])[:, 0]
+
+    @cached_property
+    def group_of_each(self) -> Tensor | None:
+        """The number of each photo's group, `[N]`; None where there are no groups."""
+        if not self.groups or not any(self.groups):
+            return None
+        names = [name or i for i, name in enumerate(self.groups)]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([numbers[name] for name in names])
 
     def worst(self, most: int) -> list[int]:
         """Indices of the wrong labels that it was surest of."""

@@ -75,6 +75,7 @@ def report(
     photos: list[str],
     root: Path,
     run: Path,
+    groups: list[str | None] | None = None,
     figures: bool = True,
     prior: list[float] | None = None,
 ) -> Report:
@@ -83,6 +84,7 @@ def report(
     Args:
         val: `logits` `[N, classes]` and `label` `[N]`; likewise `test`.
         photos: the test photos' paths below `root`.
+        groups: what each test photo belongs with.
         prior: see `Answers`.
         figures: False leaves them to `thaw evaluate`: they take a second or two.
 
@@ -94,7 +96,9 @@ def report(
     raw = Answers(val["logits"], val["label"], classes, names, root, prior=prior)
     temperature = calibrate.fit(raw.logits, raw.labels, shift)
     seen = replace(raw, temperature=temperature)
-    answers = Answers(test["logits"], test["label"], classes, photos, root, temperature, prior)
+    answers = Answers(
+        test["logits"], test["label"], classes, photos, root, temperature, prior, groups
+    )
     conformal = unsure.conformal_scores(seen.of_label.tolist())
     found = facts(answers, conformal=conformal)
     write_json(run / "evaluation.json", found)
@@ -109,6 +113,9 @@ def report(
         "test/loss_uncalibrated": tested["loss_uncalibrated"],
         **{f"test/{key}": tested[key] for key in tested if key.startswith(BALANCED)},
         "test/worst_class": tested["worst_class"],
+        "test/acc_low": tested["acc_low"],
+        "test/acc_high": tested["acc_high"],
+        **({"test/groups": tested["groups"]} if "groups" in tested else {}),
         "val/images": len(seen.labels),
         "val/ece": after["ece"],
         "val/ece_uncalibrated": before["ece"],
@@ -157,17 +164,26 @@ def facts(
 
 
 def _scores(answers: Answers) -> dict[str, float]:
-    """Accuracy; loss, Brier and ECE with bootstrap intervals, and uncalibrated."""
-    photos, labels = len(answers.labels), answers.labels
+    """Accuracy; loss, Brier and ECE with bootstrap intervals, and uncalibrated.
+
+    Where photos come in groups, whole groups are drawn (Field & Welsh 2007): what is alike in a
+    group would make the interval too narrow. That of accuracy is never narrower than Wilson's.
+    """
+    photos, labels, group = len(answers.labels), answers.labels, answers.group_of_each
+    units = photos if group is None else int(group.max()) + 1
     calibrated = answers.calibrated
     found = scores(calibrated, labels, answers.predicted)
     low, high = wilson(int(answers.correct.sum()), photos)
     values = {"acc": found["acc"], "acc_low": low, "acc_high": high}
     losses = F.cross_entropy(calibrated, labels, reduction="none")
     draws = np.random.default_rng(0).multinomial(
-        photos, np.full(photos, 1 / photos), size=max(20, min(RESAMPLES, 10_000_000 // photos))
+        units, np.full(units, 1 / units), size=max(20, min(RESAMPLES, 10_000_000 // photos))
     )
     counts = torch.from_numpy(draws).float()  # how often each photo is drawn, [draws, N]
+    if group is not None:
+        counts = counts[:, group]
+        counts *= photos / counts.sum(dim=1, keepdim=True)  # groups differ in size
+        values |= _accuracy_by_group(answers, counts, units)
     for key, each in (("loss", losses), ("brier", _brier(answers.probabilities, labels))):
         low, high = (counts @ each / photos).quantile(torch.tensor([0.025, 0.975])).tolist()
         values |= {key: float(each.mean()), f"{key}_low": low, f"{key}_high": high}
@@ -189,6 +205,17 @@ def _scores(answers: Answers) -> dict[str, float]:
     if answers.prior:  # as if each class were equally likely, in test too
         values["ece_uncorrected"] = scores(answers.logits / answers.temperature, labels)["ece"]
     return values
+
+
+def _accuracy_by_group(answers: Answers, counts: Tensor, groups: int) -> dict[str, float]:
+    """The 95% interval of accuracy, of draws of whole groups `[draws, N]`."""
+    photos, right = len(answers.labels), int(answers.correct.sum())
+    low, high = wilson(right, photos)
+    if right in (0, photos):  # every draw is the same: so many groups, all alike
+        low, high = wilson(groups * right / photos, groups)
+    drawn = (counts @ answers.correct.float() / photos).quantile(torch.tensor([0.025, 0.975]))
+    values = {"acc_low": min(low, float(drawn[0])), "acc_high": max(high, float(drawn[1]))}
+    return {"groups": groups, **values}
 
 
 def _brier(probabilities: Tensor, labels: Tensor) -> Tensor:

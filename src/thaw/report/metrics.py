@@ -134,8 +134,9 @@ def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[s
     """Rows of `predictions.csv`: path, label, prediction, confidence, and a `p:CLASS` for each."""
     probabilities = results["logits"].softmax(dim=1)  # [N, classes]
     rows = []
+    samples = [data.splits["test"][i] for i in results["index"].tolist()]
     said = results["predicted"].tolist()
-    for sample, row, best in zip(data.splits["test"], probabilities.tolist(), said, strict=True):
+    for sample, row, best in zip(samples, probabilities.tolist(), said, strict=True):
         values = {
             "path": sample.path,
             "label": data.classes[sample.label],

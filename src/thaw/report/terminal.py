@@ -211,6 +211,8 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
     """The last block: what came out, and what to type next."""
     interval = f"95% interval {metrics['test/acc_low']:.1%} to {metrics['test/acc_high']:.1%}"
     photos = f"{metrics['test/images']} photos"
+    if "test/groups" in metrics:
+        photos += f", drawn by their {metrics['test/groups']} groups"
     off = f"{metrics['test/ece']:.1%} off on average"
     told = "left as it was: val shows no clear error"
     if metrics["temperature"] != 1:

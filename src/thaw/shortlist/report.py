@@ -54,7 +54,8 @@ def report(words: Sequence[str], out: Path | None = None, csv: str | None = None
     if cfg.trainer.keep_memory:
         memory.keep_memory()
     samples = [sample for split in USED for sample in data.splits[split]]
-    folds = fold_of_each(samples, data.classes, wanted.folds, cfg.seed, data.root)
+    alike = data.known.alike([data.root / sample.path for sample in samples])
+    folds = fold_of_each(samples, data.classes, wanted.folds, cfg.seed, alike)
     console = Console(stderr=True) if csv == "-" else get_console()
     table.show_start(console, data, len(samples), wanted.folds)
     probed, failed = [], []

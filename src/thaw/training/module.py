@@ -172,12 +172,12 @@ class Classifier(LightningModule):
         self.tested.setdefault(dataloader_idx, []).append(kept | {"index": batch["index"]})
 
     def results(self, loader: int) -> dict[str, Tensor]:
-        """Logits `[N, classes]` and labels `[N]` of what a loader was tested on, in its order."""
+        """Logits `[N, classes]`, labels and indices `[N]` of a loader's photos, in its order."""
         batches = self.tested.get(loader, [])
         parts = gathered([{key: t.cpu() for key, t in batch.items()} for batch in batches])
         every = [batch for part in parts for batch in part]
         joined = {key: torch.cat([batch[key] for batch in every]) for key in every[0]}
-        order = joined.pop("index").argsort()
+        order = joined["index"].argsort()
         return {key: tensor[order] for key, tensor in joined.items()}
 
     def configure_optimizers(self) -> Optimizer:
