@@ -125,6 +125,7 @@ def _unread() -> bool:
 
 SCRIPTS = (
     "benchmark",
+    "check",
     "compare",
     "describe",
     "evaluate",
