@@ -2,6 +2,7 @@
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 from conftest import make_photos
@@ -48,7 +49,7 @@ def outcome(given: list[str], base: list[str]) -> str:
         with told(typed):
             cfg = conf.composed(typed)
         cli.build_all(lambda: settings.check(cfg))
-        build(cfg)
+        build(cfg, Path("run"))
     except Exception as error:
         sentence = cli.user_sentence(error)
         if sentence is None:

@@ -53,6 +53,10 @@ UNKNOWN = {
     "hydra/launcher=jobli": "near it are joblib",
     "+data.root=a": "without a +",
     "optimizer.eps=1": "+optimizer.eps=1",
+    "trainer.max_epochs=1": "did you mean finetune.phases.head.epochs=1?",
+    "trainer.gradient_clip_val=1": "+trainer.gradient_clip_val=1",
+    "loss.label_smoothing=0.1": "+loss.label_smoothing=0.1",
+    "logger=[tensorboard,cvs]": "There is no logger=cvs; near it are csv",
 }
 UNREAD = {
     "optimizer.lr=5": "finetune.phases.head.lr",
@@ -106,6 +110,17 @@ WRONG = {
     "data=folder data.root=nowhere": "data.root=nowhere, but there is none",
     "data=folder data.root=file": "data.root=file, but it is a file",
     "data=folder": "Expected data.root to be set",
+    "data=folder data.root=null": "Expected data.root to be a path, got null",
+    "data=table": "Expected data.file to be set",
+    "data=table data.file=nowhere.csv": "Expected a table in data.file=nowhere.csv",
+    "data.fixes=nowhere.csv": "Expected a table in data.fixes=nowhere.csv",
+    "data.balance=samplr": "data.balance to be one of none, sampler, loss, got samplr",
+    "data.fit=cut": "data.fit to be one of crop, squash, pad, got cut",
+    "data.size=8": "data.size to be a whole number from 16 to 2048, or null, got 8",
+    "data.check=loud": "data.check to be one of warn, strict, off, got loud",
+    "data.on_error=skip": "data.on_error to be one of exclude, fail, got skip",
+    "data.classes=bottom": "data.classes to be one of top, leaf, path, name, or null, got bottom",
+    "~metrics": "Expected metrics to be a group of settings, got null",
     "arch.weights=nowhere.pth": "arch.weights=nowhere.pth, but there is none",
     "arch=timm": "Expected arch.name to be set",
     "seed=[": "Expected KEY=VALUE, got seed=[",
@@ -152,10 +167,13 @@ def test_of_a_sweep_every_option_is_looked_at_before_the_first_job():
 
 
 def test_every_file_that_thaw_brings_is_valid():
+    Path("table.csv").touch()
     groups = {g: [*conf.options(g)] for g in ("arch", "data", "optimizer", "finetune", "trainer")}
     for row in range(max(map(len, groups.values()))):
         words = [f"{group}={names[row % len(names)]}" for group, names in groups.items()]
-        settings.check(conf.composed([*words, "arch.name=a", "data.root=."]))
+        settings.check(
+            conf.composed([*words, "arch.name=a", "data.root=.", "++data.file=table.csv"])
+        )
 
 
 def test_keys_of_phases_are_known_by_name():

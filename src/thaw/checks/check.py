@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from rich import get_console
 from rich.text import Text
 
@@ -22,9 +21,12 @@ from thaw.data.photos import broken_photos
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.files import write, write_csv, write_json
-from thaw.launch import cli, conf, memory, names
+from thaw.launch import cli, memory, names
+from thaw.launch.build import make
+from thaw.launch.mistakes import composed
 from thaw.nets.backbone import Backbone
-from thaw.runs.folder import RunFolder
+from thaw.nets.fit import seen
+from thaw.nets.pretrained import made
 from thaw.shortlist.probe import FEWEST, fold_of_each, head_inputs, out_of_fold
 from thaw.training.features import Extractor
 from thaw.training.trainer import make_trainer
@@ -79,14 +81,13 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
                 f"Expected words that begin with {', '.join(GROUPS)}, such as data.root=PATH, got"
                 f" {word!r}."
             )
-    cfg = conf.composed(words)
+    cfg = composed(words)
     out = out or Path(names.run_dir(f"outputs/check/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
-    _, cache, backbone, data, trainer = cli.build_all(
-        lambda: cli.check_seed(cfg.seed),
+    cache, backbone, data, trainer = cli.build_all(
         lambda: FeatureCache(**cfg.cache),
-        lambda: instantiate(cfg.arch),
-        lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
-        lambda: make_trainer(cfg.trainer, RunFolder(out), 1, []),
+        lambda: made(cfg.arch, **seen(cfg.data)),
+        lambda: make(cfg.data, "data", seed=cfg.seed).checked(),
+        lambda: make_trainer(cfg.trainer, 1, [], []),
     )
     if trainer.world_size > 1:
         raise UserError(f"Expected one device, but trainer.devices={cfg.trainer.devices} are more.")
@@ -162,7 +163,8 @@ def _predict(context: Context, seed: int) -> None:
     folds = min(FOLDS, *(counts[label] for label in kept))
     samples = [context.samples[i] for i in context.judged]
     data = context.data
-    context.folds = fold_of_each(samples, data.classes, folds, seed, data.root)
+    alike = data.known.alike([data.root / sample.path for sample in samples])
+    context.folds = fold_of_each(samples, data.classes, folds, seed, alike)
     _, labels = context.labels.unique(return_inverse=True)
     context.logits = out_of_fold(context.features[context.judged], labels, context.folds)
 

@@ -28,8 +28,10 @@ class Configuration:
         return statistics.fmean(self._values(key))
 
     def sd(self, key: str) -> float | None:
-        """Standard deviation of a metric over the seeds; None for one seed."""
-        return statistics.stdev(self._values(key)) if len(self.runs) > 1 else None
+        """Standard deviation of a metric over the seeds; None for one seed, or a run without it."""
+        values = self._values(key)
+        known = len(values) > 1 and not any(map(math.isnan, values))
+        return statistics.stdev(values) if known else None
 
     def _values(self, key: str) -> list[float]:
         return [float(run.metrics.get(key, math.nan)) for run in self.runs]

@@ -124,6 +124,7 @@ def _unread() -> bool:
 
 
 SCRIPTS = (
+    "archs",
     "benchmark",
     "check",
     "compare",

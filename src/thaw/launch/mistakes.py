@@ -23,11 +23,11 @@ from thaw.files import FOLDER, check_outputs
 from thaw.launch import cli, conf
 from thaw.launch.build import SPECIAL, make
 from thaw.launch.failures import Refused
-from thaw.launch.settings import KEYS, check
-from thaw.launch.typed import near, nearest, shown, unknown
+from thaw.launch.settings import FREE, KEYS, check
+from thaw.launch.typed import SYNONYMS, near, nearest, shown, unknown
 from thaw.launch.words import as_hydra_reads, as_typed
 
-PASSED_ON = {"arch", "augment", "optimizer", "trainer", "logger", "callbacks", "loss"}
+PASSED_ON = {"arch", "augment", "optimizer", "trainer", *FREE}
 EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # launchers and sweepers
 
 
@@ -119,7 +119,7 @@ def mistakes(words: Sequence[str]) -> list[str]:
         except UserError as error:
             problems.append(str(error))
         except Exception as error:  # whatever Hydra makes of it
-            problems += [] if problems else [_first_line(error)]
+            problems += [] if problems else [conf.unreadable() or _first_line(error)]
     return problems
 
 
@@ -151,7 +151,8 @@ def _no_option(override: Override, options: list[str]) -> list[str]:
         return []
     group, problems = override.key_or_group, []
     values = override.value().list if override.is_choice_sweep() else [override.value()]  # type: ignore[union-attr]
-    for value in map(_plain, values):
+    several = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    for value in map(_plain, several):
         if value in options:
             continue
         if isinstance(value, str) and value in EXTRA:
@@ -188,7 +189,7 @@ def _unknown(override: Override, keys: list[str], options: dict[str, list[str]])
     leaves = [k for k in keys if k not in nodes and k.rpartition(".")[2] not in SPECIAL]
     said = "" if value is None else value
     own = [k for k in leaves if k.startswith(f"{group}.")]
-    passed_on = group in PASSED_ON and name and not override.is_delete()
+    passed_on = group in PASSED_ON and name not in SYNONYMS and not override.is_delete()
     if passed_on and (kind or not {*own} & {*nearest(key, said, leaves, options)}):
         return (
             f"{key} isn't among the settings of this {group} ({', '.join(own) or 'none'}); what"
@@ -209,8 +210,9 @@ class Before(Callback):
             cli.build_all(
                 lambda: check(config),
                 lambda: make(config.get("finetune"), "finetune"),  # it needs no torch either
-                lambda: check_outputs(("hydra.run.dir", config.hydra.run.dir, FOLDER)),
             )
+            # Its name makes the folder.
+            check_outputs(("hydra.run.dir", config.hydra.run.dir, FOLDER))
         Before.last = Path(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -20,7 +20,9 @@ from thaw.launch.typed import shown, unknown
 
 OURS = ("thaw.", "torch.", "torchvision.", "lightning.")  # the `_target_`s that Thaw comes with
 LARGE = 2**63 - 1  # what torch takes as a seed
-GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer", "cache")
+FREE = ("loss", "metrics", "logger", "callbacks")  # of which any `_target_` may be the user's own
+GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer", "cache", *FREE)
+NOTES = {"note", "notes", "project", "tags"}  # what nothing reads but people, with a `+`
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def number(low: float, high: float, above: bool = False) -> Kind:
 def one_of(*values: object) -> Kind:
     """These and no others."""
     return Kind(
-        f"one of {', '.join(map(shown, values))}", lambda v: v in values and not _is(v, float)
+        f"one of {', '.join(map(shown, values))}",
+        lambda v: any(type(v) is type(value) and v == value for value in values),
     )
 
 
@@ -135,7 +138,17 @@ KEYS = {
     "data.test": or_null(INSIDE),
     "data.file": or_null(PATH),
     "data.fixes": or_null(PATH),
-    "data.classes": or_null(PATH),
+    "data.known": or_null(PATH),
+    "data.classes": or_null(one_of("top", "leaf", "path", "name")),
+    "data.group": or_null(NAME),
+    "data.on_error": one_of("exclude", "fail"),
+    # Without quotes, YAML reads off as false.
+    "data.check": Kind(
+        "one of warn, strict, off", lambda v: v in ("warn", "strict", "off") or v is False
+    ),
+    "data.balance": one_of("none", "sampler", "loss"),
+    "data.fit": one_of("crop", "squash", "pad"),
+    "data.size": or_null(whole(16, 2048)),
     "data.val_fraction": SHARE,
     "data.test_fraction": SHARE,
     "data.batch_size": whole(1, 100_000),
@@ -175,10 +188,11 @@ def check(cfg: DictConfig) -> None:
     known = _tops()
     interpolated = str(OmegaConf.to_container(cfg, resolve=False))
     for name in values:
-        if name not in known and f"${{{name}" not in interpolated:
+        if name not in known | NOTES and f"${{{name}" not in interpolated:
             problems.append(unknown(name, values[name], sorted(known)))
     for name in GROUPS:
         if not isinstance(values.get(name), Mapping) and name not in broken:
+            problems = [problem for problem in problems if f"${{{name}." not in problem]
             problems.append(
                 f"Expected {name} to be a group of settings, got {shown(values.get(name))}."
             )
@@ -200,9 +214,11 @@ def check(cfg: DictConfig) -> None:
         f"Expected {key} to be {kind.valid}, got {shown(value)}."
         for key, value, kind in _known(values)
         if key not in broken and not kind.takes(value)
+        if not (key == "data.root" and value is None)  # which is right where there is a table
     ]
     arch, data = values.get("arch"), values.get("data")
     if isinstance(data, Mapping) and _shipped(data):
+        problems += [p for key in ("file", "fixes") for p in _missing_file(key, data.get(key))]
         problems += _missing_root(data)
     if isinstance(arch, Mapping) and _shipped(arch):
         problems += _missing_weights(arch.get("weights"))
@@ -278,9 +294,21 @@ def _missing_weights(weights: object) -> list[str]:
     ]
 
 
+def _missing_file(key: str, place: object) -> list[str]:
+    """`data.file` and `data.fixes` are tables."""
+    try:
+        if not isinstance(place, str) or Path(place).expanduser().is_file():
+            return []
+    except OSError:  # a name longer than file systems allow
+        pass
+    return [f"Expected a table in data.{key}={place}, but there is no such file."]
+
+
 def _missing_root(data: Mapping[str, Any]) -> list[str]:
     root = data.get("root")
-    if data.get("source") is not None or data.get("file") is not None or not isinstance(root, str):
+    if root is None and "root" in data and data.get("file", "") is None:
+        return [f"Expected data.root to be {PATH.valid}, got null."]
+    if data.get("source") is not None or not isinstance(root, str):
         return []
     path = Path(root).expanduser()
     try:

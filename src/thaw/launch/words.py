@@ -165,7 +165,7 @@ def as_typed(word: str, multirun: bool = False) -> str:
             return word
         return f"{found['plus']}{key}={_literal(value)}"
     is_path = PATH.valid in kind.valid
-    if kind.null and value == "null":
+    if value == "null" and (kind.null or key == "data.root") and not (is_path and _exists(value)):
         return word
     if not _exists(value):
         value = value.strip()

@@ -62,8 +62,10 @@ class RunFolder:
         """Keep other processes from training in this folder, until it ends or this one does.
 
         Raises:
-            UserError: another one does.
+            UserError: another one does, or the photos of the run that began here can't be read.
         """
+        if (self.path / "split.json").exists():
+            read.split(self.path)
         if not self.writes:
             return
         try:
