@@ -10,13 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import make_photos, paint, refusal
+from conftest import make_photos, paint
 from PIL import Image
 
 import thaw
-from thaw.checks import quick
-from thaw.data.cache import FeatureCache
-from thaw.data.folder import PhotoFolder
 
 NET = ["arch=small_cnn", "arch.input_size=32", "arch.width=8", "trainer=cpu"]
 NASTY = "<b>=1+1[red]&amp;.jpg"
@@ -107,8 +104,8 @@ def test_what_is_planted_is_said_written_and_shown(checked, messy):
     assert f"train/green/{NASTY}" in page.texts
     assert page.images
     for image in page.images:
-        assert image["src"].startswith("data:image/jpeg;base64,")
-        assert image["alt"].startswith("Photo ")
+        assert str(image["src"]).startswith("data:image/jpeg;base64,")
+        assert str(image["alt"]).startswith("Photo ")
 
 
 def test_again_with_all_in_the_cache_says_the_same(checked, tmp_path, monkeypatch):
@@ -145,24 +142,39 @@ def test_in_python(messy, tmp_path, monkeypatch):
     assert re.fullmatch(r"Checked\('.*out', \d+ findings\)", repr(found))
 
 
-def test_strict_refuses_copies_in_two_splits(tmp_path):
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """Photos of which one is in test too, stored anew, and two classes that are spelled alike."""
     root = make_photos(tmp_path / "photos", train=4, test=2)
-    data = PhotoFolder(str(root)).ready()
-    cache = FeatureCache(str(tmp_path / "cache"))
-    quick.before_training(data, cache, "strict")
+    for split in ("train", "test"):
+        (root / split / "green").rename(root / split / "Reds")
     Image.open(root / "train/red/1.jpg").save(root / "test/red/copy.jpg", quality=90)
-    data = PhotoFolder(str(root)).ready()
-    sentence = refusal(quick.before_training, data, cache, "strict")
-    assert "test/red/copy.jpg" in sentence
-    quick.before_training(data, cache, "warn")
-    quick.before_training(data, cache, "off")
+    return root
+
+
+def test_before_training_warn_says_it_once_strict_refuses_off_is_silent(train, copied):
+    short = ["data=folder", f"data.root={copied}", "finetune=head_only", *NET]
+    done = train(*short, "finetune.phases.head.epochs=1")
+    assert done.code == 0, done.err
+    log = (done.run / "train.log").read_text(encoding="utf-8")
+    assert log.count("spelled alike") == 1
+    assert log.count("1 photo is in another split as a copy (train/red/1.jpg = test/red/copy") == 1
+    done = train(*short, "data.check=strict")
+    assert done.code == 2
+    assert "test/red/copy.jpg" in done.err
+    assert len(done.err.splitlines()) <= 2
+    done = train(*short, "finetune.phases.head.epochs=1", "data.check=off")
+    assert done.code == 0
+    log = (done.run / "train.log").read_text(encoding="utf-8")
+    assert "as a copy" not in log
+    assert "spelled alike" not in log
 
 
 def test_names_that_are_no_text_are_written_and_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("thaw.checks.check.FOLDS", 3)
     root = make_photos(tmp_path / "photos", train=4, test=2)
-    odd = os.fsencode(root / "test/red") + b"/\xff.jpg"
+    odd = Path(os.fsdecode(os.fsencode(root / "test/red") + b"/\xff.jpg"))
     try:
         shutil.copy(root / "train/red/1.jpg", odd)
     except OSError:

@@ -1,7 +1,7 @@
 """`thaw check`: what is wrong with these photos, in the order of what to do first."""
 
 import textwrap
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,7 +17,8 @@ from thaw.checks.findings import COLUMNS, ISSUES, Context, Finding, Result, seve
 from thaw.data.cache import FeatureCache
 from thaw.data.find import LeftOut, find
 from thaw.data.folder import PhotoFolder
-from thaw.data.photos import broken_photos
+from thaw.data.listing.settle import BROKEN
+from thaw.data.splits import together
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.files import write, write_csv, write_json
@@ -40,6 +41,8 @@ CHECKS: tuple[Callable[[Context], list[Result]], ...] = (
     shortcuts.find,
     groups.find,
 )
+SPLITS = ("train", "val", "test")
+FINDS = {"on_error": "exclude", "check": "off"}  # what is wrong is listed, not refused
 FOLDS = 5
 WIDTH = 80
 
@@ -86,7 +89,10 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
     cache, backbone, data, trainer = cli.build_all(
         lambda: FeatureCache(**cfg.cache),
         lambda: made(cfg.arch, **seen(cfg.data)),
-        lambda: make(cfg.data, "data", seed=cfg.seed).checked(),
+        # Broken photos and leaks are found, not refused.
+        lambda: (
+            make(cfg.data, "data", seed=cfg.seed, on_error="exclude", check="off").of(out).checked()
+        ),
         lambda: make_trainer(cfg.trainer, 1, [], []),
     )
     if trainer.world_size > 1:
@@ -117,54 +123,78 @@ def results_of(context: Context) -> list[Result]:
 
 def context_of(data: PhotoFolder, backbone: Backbone, extractor: Extractor, seed: int) -> Context:
     """Decode each photo once, and compute or find what the checks read of it."""
-    test = {data.root / sample.path: sample for sample in data.splits["test"]}
-    unreadable = broken_photos(list(test))
-    data.splits["test"] = [sample for path, sample in test.items() if path not in unreadable]
-    there = {data.root / sample.path for samples in data.splits.values() for sample in samples}
-    found = find(data.root)
-    others = [path for path in found.photos if path not in there and path not in unreadable]
-    unreadable |= broken_photos(others)
-    unused = [LeftOut(path, "in no class") for path in others if path not in unreadable]
+    assert data.settled is not None
     data.transforms = backbone.transforms
-
     looks = Looks(extractor.cache, data.white)
     extractor.see = looks.see
-    used = [split for split in ("train", "val", "test") if data.splits[split]]
-    features, _ = head_inputs(extractor, used)
+    features, _ = head_inputs(extractor, SPLITS)
     if not features.isfinite().all():
         raise UserError(f"The features of {backbone.origin['name']} aren't finite numbers.")
-    digests = [digest for split in used for digest in data.digests(split)]
-    samples = [sample for split in used for sample in data.splits[split]]
-    seen = looks.all(data.paths_by_digest())
+    digests = [digest for split in SPLITS for digest in data.digests(split)]
+    samples = [sample for split in SPLITS for sample in data.splits[split]]
+    splits = [split for split in SPLITS for _ in data.splits[split]]
+    taken = looks.all(data.paths_by_digest())
+    there = [
+        i
+        for i, sample in enumerate(samples)
+        if sample.path not in data.broken and digests[i] in taken
+    ]
+    unreadable, left_out = _not_used(data)
     context = Context(
         data=data,
         see=backbone.transforms,
-        splits=[split for split in used for _ in data.splits[split]],
-        samples=samples,
-        digests=digests,
-        files=read_files([data.root / sample.path for sample in samples]),
-        looks=torch.stack([seen[digest] for digest in digests]),
-        features=features,
+        splits=[splits[i] for i in there],
+        samples=[samples[i] for i in there],
+        digests=[digests[i] for i in there],
+        files=read_files([data.root / samples[i].path for i in there]),
+        looks=torch.stack([taken[digests[i]] for i in there]),
+        features=features[there],
         unreadable=unreadable,
-        left_out=[*found.left_out, *unused],
+        left_out=left_out,
     )
     context.pairs = duplicates.pairs(context)
     _predict(context, seed)
     return context
 
 
+def _not_used(data: PhotoFolder) -> tuple[dict[Path, str], list[LeftOut]]:
+    """Photos that can't be decoded, with the reason, and what else is there and isn't used."""
+    assert data.settled is not None
+    dropped = {data.root / drop["path"]: drop["reason"] for drop in data.settled.dropped}
+    unreadable = {data.root / path: why for path, why in data.broken.items()}
+    fixed = []
+    for path, reason in dropped.items():
+        if reason.startswith(BROKEN):
+            unreadable[path] = reason.removeprefix(BROKEN)
+        else:
+            fixed.append(LeftOut(path, reason))
+    found = find(data.root)
+    used = {data.root / sample.path for samples in data.splits.values() for sample in samples}
+    others = [path for path in found.photos if path not in used and path not in dropped]
+    unreadable |= (faults := data.known.faults(others))
+    unused = [LeftOut(path, "in no class") for path in others if path not in faults]
+    return unreadable, [*found.left_out, *unused, *fixed]
+
+
 def _predict(context: Context, seed: int) -> None:
-    """Out-of-fold predictions of all train and val photos whose class has enough of them."""
-    counts = Counter(context.samples[i].label for i in context.used)
-    context.judged = [i for i in context.used if counts[context.samples[i].label] >= FEWEST]
-    kept = {context.samples[i].label for i in context.judged}
-    if len(kept) < 2:
+    """Out-of-fold predictions of all train and val photos whose class has enough of them.
+
+    What belongs together (a group, the same photo) counts as one: it is all in one fold.
+    """
+    first: dict[str, int] = {}
+    alike = [first.setdefault(digest, i) for i, digest in enumerate(context.digests)]
+    keys = together(alike, [sample.group for sample in context.samples])
+    kinds: dict[int, set[int]] = defaultdict(set)
+    for i in context.used:
+        kinds[context.samples[i].label].add(keys[i])
+    enough = {label: len(own) for label, own in kinds.items() if len(own) >= FEWEST}
+    if len(enough) < 2:
         return
-    folds = min(FOLDS, *(counts[label] for label in kept))
+    context.judged = [i for i in context.used if context.samples[i].label in enough]
     samples = [context.samples[i] for i in context.judged]
-    data = context.data
-    alike = data.known.alike([data.root / sample.path for sample in samples])
-    context.folds = fold_of_each(samples, data.classes, folds, seed, alike)
+    folds = min(FOLDS, *enough.values())
+    alike = [alike[i] for i in context.judged]
+    context.folds = fold_of_each(samples, context.data.classes, folds, seed, alike)
     _, labels = context.labels.unique(return_inverse=True)
     context.logits = out_of_fold(context.features[context.judged], labels, context.folds)
 

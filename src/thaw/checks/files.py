@@ -5,6 +5,7 @@ from pathlib import Path
 
 from thaw.checks.facts import File
 from thaw.checks.findings import Context, Finding, Result, several
+from thaw.data.dataset import cut_away
 from thaw.data.find import EXTENSIONS
 
 ODD_SHAPE = 3.0  # times as long as high, or the other way round
@@ -85,27 +86,6 @@ def _oddities(path: str, file: File, usual: str) -> dict[str, str]:
     if long > ODD_SHAPE * short:
         found["long"] = f"{file.width}×{file.height} pixels: {long / max(1, short):.1f} to 1"
     return found
-
-
-def cut_away(see: object, width: int, height: int) -> float:
-    """Share of a photo's area that these transforms cut away: torchvision's resize and crop.
-
-    >>> from torchvision.transforms._presets import ImageClassification
-    >>> see = ImageClassification(crop_size=224, resize_size=256)
-    >>> round(cut_away(see, 400, 400), 3), round(cut_away(see, 800, 400), 3)
-    (0.234, 0.617)
-    """
-    resize, crop = getattr(see, "resize_size", None), getattr(see, "crop_size", None)
-    if not resize or not crop or not min(width, height):
-        return 0.0
-    tall, wide = resize if len(resize) == 2 else _shorter_side(resize[0], width, height)
-    crop_height, crop_width = (crop[0], crop[-1])
-    return 1 - min(crop_height, tall) * min(crop_width, wide) / (tall * wide)
-
-
-def _shorter_side(size: int, width: int, height: int) -> tuple[float, float]:
-    scale = size / min(width, height)
-    return scale * height, scale * width
 
 
 def _crop(context: Context) -> Result | None:

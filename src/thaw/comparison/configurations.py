@@ -28,10 +28,11 @@ class Configuration:
         return statistics.fmean(self._values(key))
 
     def sd(self, key: str) -> float | None:
-        """Standard deviation of a metric over the seeds; None for one seed, or a run without it."""
+        """Standard deviation of a metric over the seeds; None for one seed."""
         values = self._values(key)
-        known = len(values) > 1 and not any(map(math.isnan, values))
-        return statistics.stdev(values) if known else None
+        if any(map(math.isnan, values)):
+            return math.nan
+        return statistics.stdev(values) if len(values) > 1 else None
 
     def _values(self, key: str) -> list[float]:
         return [float(run.metrics.get(key, math.nan)) for run in self.runs]

@@ -152,7 +152,8 @@ def head_inputs(extractor: Extractor, splits: Sequence[str] = USED) -> tuple[Ten
     """What the head reads of each photo of these splits `[N, D]`, and milliseconds a photo.
 
     Taken from the cache as far as it goes; None milliseconds where it had all. Where a head reads
-    several places of a photo (a 1×1 Conv2d does), the mean over them.
+    several places of a photo (a 1×1 Conv2d does), the mean over them. Rows of photos that broke
+    meanwhile (`data.broken`) mean nothing.
     """
     backbone, data, cache = extractor.backbone, extractor.data, extractor.cache
     before = set(cache.dir.glob("*/*.safetensors"))
@@ -162,8 +163,6 @@ def head_inputs(extractor: Extractor, splits: Sequence[str] = USED) -> tuple[Ten
             rows = extractor.rows(here, splits)
         except OSError as error:
             log.warning("Features of %s aren't kept: %s.", backbone.origin["name"], error)
-    for path, reason in data.broken.items():  # since the start: every photo's features are wanted
-        raise BrokenPhoto(data.root / path, reason)
     run = here.tail if here and rows else backbone
     features: list[Tensor] = []
     hook = backbone.head.register_forward_pre_hook(
