@@ -19,7 +19,7 @@ from thaw import escape
 from thaw.data.dataset import seen
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.files import write_json
+from thaw.files import beside, write_json
 from thaw.model import description
 from thaw.model.description import FORMAT
 from thaw.model.given import Photo, each, upright
@@ -140,10 +140,9 @@ def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> 
     (folder / "model.json").unlink(missing_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.net.state_dict().items()}
     weights = folder / "weights.safetensors"
-    partial = weights.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
-    os.replace(partial, weights)
+    with beside(weights) as partial:
+        save_file(tensors, partial)
+        partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
     info = {
         "format": FORMAT,
         "arch": backbone.origin,
