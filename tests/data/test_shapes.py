@@ -92,7 +92,7 @@ def test_other_arguments_are_refused(drawn: Path, change: dict[str, int]):
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"no readable shapes\.json"):
+    with pytest.raises(UserError, match="photos of yours, say data=folder"):
         shapes.draw(tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 

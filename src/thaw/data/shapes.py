@@ -76,7 +76,10 @@ def _is_drawn(root: Path, asked: dict[str, int]) -> bool:
     try:
         found = json.loads((root / MANIFEST).read_text())
     except (OSError, ValueError):
-        found = f"something else (no readable {MANIFEST})"
+        raise UserError(
+            f"Expected a new folder in data.root for data=shapes to draw into, but {root} holds"
+            f" something else; if those are photos of yours, say data=folder data.root={root}."
+        ) from None
     if found != asked:
         raise UserError(
             f"data=shapes expects {root} to hold {asked}, but it holds {found}; "
