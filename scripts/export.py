@@ -1,37 +1,7 @@
-"""Write a trained model as ONNX and torch.export files: python scripts/export.py RUN"""
+"""`thaw export` in the repository: python scripts/export.py RUN"""
 
-import argparse
-from pathlib import Path
-
+from thaw.commands.export import main
 from thaw.launch import cli
-
-
-def main() -> None:
-    """Read the arguments, export."""
-    parser = argparse.ArgumentParser(
-        description="Write a trained model as model.onnx and model.pt2, with resize, crop,"
-        " normalisation, temperature and softmax inside. Each is written only if it labels every"
-        " test photo as the model does."
-    )
-    parser.add_argument("run", type=Path, help="a run folder; with --data, a bundle (its model/)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to; RUN/export by default")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="where the run's photos are now, or other photos to check with",
-    )
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="also model.int8.onnx, a quarter of the size; says what accuracy it costs",
-    )
-    arguments = parser.parse_args()
-
-    from thaw.export.write import export  # torch is imported from here on, not for --help
-
-    export(**vars(arguments))
-
 
 if __name__ == "__main__":
     cli.command(main)

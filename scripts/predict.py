@@ -1,69 +1,7 @@
-"""Say what photos show: python scripts/predict.py RUN PHOTO_OR_FOLDER…"""
+"""`thaw predict` in the repository: python scripts/predict.py RUN PHOTO_OR_FOLDER…"""
 
-import argparse
-from pathlib import Path
-
+from thaw.commands.predict import main
 from thaw.launch import cli
-
-
-def main() -> None:
-    """Read the arguments, predict, print."""
-    parser = argparse.ArgumentParser(description="Label photos with a trained model.")
-    parser.add_argument("run", type=Path, help="a run folder, its model/, or an ONNX file")
-    parser.add_argument("photos", nargs="*", type=Path, help="photos, or folders of photos")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        metavar="T",
-        help="confidence (0 to 1) below which the label is 'unsure'; the bundle's own by default",
-    )
-    parser.add_argument(
-        "--top-k", type=int, metavar="K", help="print the K most probable labels of each photo"
-    )
-    parser.add_argument(
-        "--coverage",
-        type=float,
-        metavar="C",
-        help="give each photo a set of labels, which holds the right one with this probability"
-        " (such as 0.95)",
-    )
-    for kind in ("csv", "json"):
-        parser.add_argument(
-            f"--{kind}", nargs="?", const="-", metavar="FILE", help=f"{kind} to FILE or the screen"
-        )
-    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the photos with labels")
-    parser.add_argument(
-        "--explain", type=Path, metavar="PNG", help="draw where in each photo its label comes from"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="for thousands of photos: a row each to a .csv or .parquet file, with a progress bar;"
-        " photos that can't be decoded are listed in FILE.broken.csv",
-    )
-    arguments = parser.parse_args()
-    for kind in ("csv", "json"):
-        value = getattr(arguments, kind)
-        if value not in (None, "-") and not value.endswith(f".{kind}"):  # `--json photo.jpg`
-            arguments.photos.append(Path(value))
-            setattr(arguments, kind, "-")
-    if not arguments.photos:
-        parser.error("expected a photo or a folder of photos")
-    others = (arguments.csv, arguments.json, arguments.figure, arguments.explain, arguments.top_k)
-    if arguments.output is not None and any(others):
-        parser.error("--output stands alone, or with --threshold and --coverage")
-    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
-        parser.error(f"expected --threshold to be from 0 to 1, got {arguments.threshold}")
-    if arguments.top_k is not None and arguments.top_k < 1:
-        parser.error(f"expected --top-k to be a whole number from 1, got {arguments.top_k}")
-    if arguments.coverage is not None and not 0 < arguments.coverage < 1:
-        parser.error(f"expected --coverage to be between 0 and 1, got {arguments.coverage}")
-
-    from thaw.model.predict import predict  # torch is imported from here on, not for --help
-
-    predict(**vars(arguments))
-
 
 if __name__ == "__main__":
     cli.command(main)

@@ -17,7 +17,7 @@ SECONDS |= {"sweep": 11.0, "bare": 2.0, "photo": 2.5, "folder": 7.0, "few": 6.0,
 
 @pytest.fixture
 def script():
-    return importlib.import_module("scripts.benchmark")
+    return importlib.import_module("thaw.commands.benchmark")
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_tables_of_planted_numbers(script):
     assert ratios["the same, whole processes"] == ["14.0 s", "8.00 s", "1.75"]
     assert [line[0] for line in parts[1:]] == [*script.OFF]
     assert parts[2] == ["fuse=false", "1.50 s", "9.00 s", "500 MB", "94.0%"]
-    assert ratios["predict.py, 397 photos, 57/s : one"] == ["7.00 s", "2.50 s", "2.80"]
+    assert ratios["predict, 397 photos, 57/s : one"] == ["7.00 s", "2.50 s", "2.80"]
 
 
 def test_digits_before_the_point_stay(script):
@@ -148,7 +148,7 @@ def bench(script, monkeypatch, data, tmp_path):
     bench.jobs = []
 
     def timed(*arguments):
-        system, row, job = arguments[2], arguments[3], json.loads(arguments[4])
+        system, row, job = arguments[-3], arguments[-2], json.loads(arguments[-1])
         bench.jobs.append((system, row, job))
         (bench.scratch / job["imports"]).write_text("[]")
         return dict(bench.says)

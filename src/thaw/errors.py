@@ -4,5 +4,5 @@
 class UserError(Exception):
     """What was expected, what came, where it was set, what is valid; in one sentence.
 
-    `train.py` and the scripts print it without a traceback and exit with code 2.
+    `thaw COMMAND` prints it without a traceback and exits with code 2.
     """

@@ -239,7 +239,7 @@ def test_words_that_mean_nothing_are_refused(shortlist, words, word, sentence):
 @pytest.mark.slow
 def test_all_is_every_net_that_has_weights():
     own = ["archs.resnet18.weights=null", "archs.timm.name=vgg11"]
-    nets = {net.name for net in read(CONF, ["archs=all", *own]).nets}
+    nets = {net.name for net in read(["archs=all", *own]).nets}
     files = {path.stem for path in (CONF / "arch").glob("*.yaml")}
     assert nets == files - {"small_cnn", "timm", "torchvision", "resnet18"} | {"timm/vgg11"}
 
@@ -247,7 +247,7 @@ def test_all_is_every_net_that_has_weights():
 def test_words_of_one_net_are_for_it_alone():
     nets = ["archs=resnet18,timm/resnet18.a1_in1k,resnet18", "archs.resnet18.weights=null"]
     own = ["+archs.timm/resnet18.a1_in1k.drop_rate=0.5"]
-    found = read(CONF, [*nets, *own, "seed=3", "folds=4"])
+    found = read([*nets, *own, "seed=3", "folds=4"])
     assert [net.name for net in found.nets] == ["resnet18", "timm/resnet18.a1_in1k"]
     plain, library = (net.cfg for net in found.nets)
     assert plain.arch.weights is None
@@ -423,13 +423,13 @@ def test_equal_accuracies_are_ranked_by_loss():
 
 def test_what_to_type_next(board):
     assert commands(board, ["data=folder", "data.root=my photos"]) == [
-        "python train.py -m arch=good,close data=folder 'data.root=my photos'"
+        "thaw train -m arch=good,close data=folder 'data.root=my photos'"
     ]
     right = [1, 1, 1]
     timm = [probed(f"timm/{n}", right, 0.5, 1.0, "arch=timm", f"arch.name={n}") for n in "ab"]
     file = probed("c", right, 0.5, 1.0, "arch=c", "arch.weights=c.pth")
     assert commands(rank([*timm, file, probed("d", right)]), ["seed=1"]) == [
-        "python train.py -m arch=timm arch.name=a,b seed=1",
-        "python train.py arch=c arch.weights=c.pth seed=1",
-        "python train.py arch=d seed=1",
+        "thaw train -m arch=timm arch.name=a,b seed=1",
+        "thaw train arch=c arch.weights=c.pth seed=1",
+        "thaw train arch=d seed=1",
     ]

@@ -55,7 +55,7 @@ def test_names_tell_what_varies():
 
 def test_what_an_extra_brings_is_named():
     error = ConfigCompositionException("Could not find 'hydra/launcher/joblib'")
-    assert cli.user_sentence(error).endswith('it comes with pip install -e ".[sweep]"')
+    assert cli.user_sentence(error).endswith('it comes with pip install "thaw-vision[sweep]"')
     assert "pip" not in cli.user_sentence(ConfigCompositionException("Could not find 'arch/x'"))
 
 

@@ -1,6 +1,6 @@
 """Runs side by side: one table, who won, and whether that is more than noise.
 
-Nothing here imports torch: a sweep ends with it, and `scripts/compare.py` answers at once.
+Nothing here imports torch: a sweep ends with it, and `thaw compare` answers at once.
 """
 
 import math

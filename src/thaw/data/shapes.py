@@ -100,7 +100,9 @@ def _draw_all(root: Path, counts: dict[str, int], size: int, seed: int) -> None:
     # Spawned, not forked: a fork of a process in which torch runs threads may hang.
     with ProcessPoolExecutor(workers, get_context("spawn"), _keep_heap) as pool:
         done = pool.map(save, tasks, chunksize=CHUNK)
-        for _ in track(done, "Drawing shapes", len(tasks), console=Console(stderr=True)):
+        console = Console(stderr=True)
+        hidden = not console.is_terminal
+        for _ in track(done, "Drawing shapes", len(tasks), console=console, disable=hidden):
             pass
 
 

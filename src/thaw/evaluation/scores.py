@@ -74,7 +74,7 @@ def report(
     Args:
         val: `logits` `[N, classes]` and `label` `[N]`; likewise `test`.
         photos: the test photos' paths below `root`.
-        figures: False leaves them to `scripts/evaluate.py`: they take a second or two.
+        figures: False leaves them to `thaw evaluate`: they take a second or two.
 
     Raises:
         UserError: training has diverged.

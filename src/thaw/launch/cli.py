@@ -1,6 +1,6 @@
-"""What every command line shares: exit codes, and what `train.py` needs before Hydra starts.
+"""What every command line shares: exit codes, and what `thaw train` needs before Hydra starts.
 
-Nothing here imports torch: `python train.py --help` answers at once.
+Nothing here imports torch: `thaw train --help` answers at once.
 """
 
 import atexit
@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -59,8 +60,14 @@ def command(main: Callable[[], Any]) -> NoReturn:
     exit_on_signals()
     try:
         main()
+        sys.stdout.flush()
     except Interrupted as interrupt:
         sys.exit(128 + interrupt.signum)
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the exit
+        sys.exit(0)
     except (Exception, Refused) as error:
         sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
         if sentence is None or full_error:
@@ -71,6 +78,33 @@ def command(main: Callable[[], Any]) -> NoReturn:
         if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]
     sys.exit(0)
+
+
+def _unread() -> bool:
+    """Whether what stdout is piped to, such as `head`, has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+SCRIPTS = (
+    "benchmark",
+    "compare",
+    "describe",
+    "evaluate",
+    "export",
+    "predict",
+    "serve",
+    "shortlist",
+)
+
+
+def door(command: str) -> str:
+    """What to type for a command, for who has come by `thaw …` or by the repository's files."""
+    came = Path(sys.argv[0])
+    if came.suffix != ".py" or came.stem not in ("train", *SCRIPTS):
+        return f"thaw {command}"
+    return f"python {'train.py' if command == 'train' else f'scripts/{command}.py'}"
 
 
 def is_first_process() -> bool:
@@ -85,15 +119,17 @@ def is_first_process() -> bool:
 
 
 def run_alone(overrides: Sequence[str], folder: str) -> float:
-    """Do a sweep's job in a process of its own; returns the best val loss.
+    """Do a run in a process of its own; returns the best val loss.
 
     Raises:
         UserError: the job failed; its own message is in the terminal already.
     """
     # An experiment may be a sweep itself, so the mode is said.
-    place = ["hydra.mode=RUN", f"hydra.run.dir={_quoted(folder)}"]
-    command = [sys.executable, os.path.abspath(sys.argv[0]), *overrides, *place]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # it is in train.log as well
+    place = ["hydra.mode=RUN", f"hydra.run.dir={quoted(folder)}"]
+    command = [sys.executable, "-m", "thaw", "train", *overrides, *place]
+    # `-m` would look for modules in the working directory first, whatever lies there.
+    env = {**os.environ, "PYTHONSAFEPATH": "1"}
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)  # it's in train.log too
     try:
         code = child.wait()
     except Interrupted as interrupt:
@@ -106,9 +142,15 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
     return metrics["val/loss"]
 
 
-def _quoted(path: str) -> str:
-    """A path as a value in Hydra's grammar."""
-    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: str) -> str:
+    """Any text as a value in Hydra's grammar, which is that text and nothing else.
+
+    >>> quoted("it's a folder, with commas")
+    "'it\\\\'s a folder, with commas'"
+    """
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+    # A backslash is one, except before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), plain) + "'"
 
 
 def check_seed(seed: object) -> None:
@@ -139,12 +181,19 @@ def user_sentence(error: Exception) -> str | None:
         return str(error)
     from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from yaml import YAMLError
 
+    from thaw.launch import conf
+
+    unreadable = isinstance(error, YAMLError | UnicodeDecodeError | OmegaConfBaseException)
+    if unreadable and (sentence := conf.unreadable()):
+        return sentence
     cause = error.__cause__ or error.__context__
     if isinstance(error, InstantiationException):
         if isinstance(cause, UserError):
             return str(cause)
-        if cause is not None and not isinstance(cause, TypeError | ValueError):
+        lost = str(error).startswith("Error locating target")
+        if cause is not None and not lost and not isinstance(cause, TypeError | ValueError):
             return None
         key = re.search(r"full_key: (\S+)", str(error))
         where = f" of {key[1]}" if key else ""
@@ -158,7 +207,7 @@ def user_sentence(error: Exception) -> str | None:
         more = f" {cause}" if cause and str(cause) not in str(error) else ""
         sentence = _one_line(str(error) + more)
         if re.search(r"find 'hydra/(launcher|sweeper)/(joblib|submitit|optuna)", sentence):
-            sentence += '; it comes with pip install -e ".[sweep]"'
+            sentence += '; it comes with pip install "thaw-vision[sweep]"'
         return sentence
     return None
 
@@ -191,7 +240,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     from omegaconf import OmegaConf
 
     before = [str(override) for override in OmegaConf.load(saved)]
-    here = _quoted(str(folder.resolve()))
+    here = quoted(str(folder.resolve()))
     rest = [argument for argument in arguments if argument not in given]
     # `.hydra` stays as the run began: what is asked for now is compared with it.
     place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
@@ -205,6 +254,9 @@ class ConsoleHandler(logging.Handler):
         """Print the message, or the table that it stands for; warnings yellow, errors red."""
         from rich import get_console
 
+        if get_console().is_jupyter:  # where each of Rich's prints would stand apart
+            print(self.format(record), flush=True)
+            return
         if table := getattr(record, "renderable", None):
             get_console().print(table)
             return

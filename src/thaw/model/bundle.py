@@ -136,12 +136,12 @@ def change(path: Path | str, **values: Any) -> None:
     write_json(file, json.loads(file.read_text(encoding="utf-8")) | values)
 
 
-def _folder(path: Path | str) -> Path:
+def _folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
-def load(path: Path | str) -> Model:
+def load(path: str | os.PathLike[str]) -> Model:
     """Rebuild the model of a bundle, or of a run folder's `model/`; no network, no pickle.
 
     Raises:

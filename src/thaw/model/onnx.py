@@ -20,7 +20,7 @@ INSTALL = 'pip install "thaw-vision[export]"'
 
 
 class OnnxModel:
-    """What `scripts/export.py` wrote; labels photos as the model that it was exported from.
+    """What `thaw export` wrote; labels photos as the model that it was exported from.
 
     Args:
         session: takes uint8 RGB photos `[B, H, W, 3]`, gives probabilities `[B, classes]`.
@@ -70,7 +70,7 @@ class OnnxModel:
 
 
 def load(path: Path | str) -> OnnxModel:
-    """Open an ONNX file that `scripts/export.py` wrote; onnxruntime runs it, on the CPU.
+    """Open an ONNX file that `thaw export` wrote; onnxruntime runs it, on the CPU.
 
     Raises:
         UserError: there is no such file, it isn't Thaw's, or onnxruntime isn't installed.
@@ -96,7 +96,7 @@ def load(path: Path | str) -> OnnxModel:
         ) from error
     if not all(key in metadata for key in KEYS):
         raise UserError(
-            f"Expected an ONNX file that scripts/export.py wrote, but {path} lacks the metadata"
+            f"Expected an ONNX file that thaw export wrote, but {path} lacks the metadata"
             f" {[key for key in KEYS if key not in metadata]}."
         )
     return OnnxModel(session, {key: json.loads(metadata[key]) for key in metadata})

@@ -99,7 +99,7 @@ def _cutoff(model: Any, run: Path, coverage: float) -> float:
     if not model.conformal:
         raise UserError(
             f"The model in {run} doesn't hold what val said of it, which --coverage needs; a run"
-            " of this Thaw stores it, and so does scripts/evaluate.py with --target-coverage."
+            " of this Thaw stores it, and so does thaw evaluate with --target-coverage."
         )
     return unsure.set_cutoff(model.conformal, coverage)
 

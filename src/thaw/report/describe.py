@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -21,7 +20,7 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from thaw.errors import UserError
-from thaw.launch import cli
+from thaw.launch import cli, conf
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.nets.weights import without_loading
@@ -33,7 +32,7 @@ MOST_NAMES = 8  # of parameters that are listed unless more are asked for
 
 
 def build(
-    conf: Path, overrides: Sequence[str], weights: bool = False
+    overrides: Sequence[str], weights: bool = False
 ) -> tuple[Backbone, Schedule, dict[str, str]]:
     """The net, the schedule, and the file that each group of `conf` gave; no weights unless asked.
 
@@ -41,8 +40,7 @@ def build(
         UserError: settings that are unknown, or that don't fit.
     """
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            cfg = compose("config", list(overrides), return_hydra_config=True)
+        cfg = conf.composed(overrides, hydra=True)
     except ConfigCompositionException as error:
         cause = error.__cause__
         if not isinstance(cause, OmegaConfBaseException) or not cause.parent_node:
@@ -77,23 +75,23 @@ def build_run(run: Path) -> tuple[Backbone, Schedule | None, dict[str, Any]]:
     return backbone, instantiate(settings["finetune"]), facts
 
 
-def show_all(conf: Path) -> None:
+def show_all() -> None:
     """Print the head and its in_features of every net that has a file in `conf/arch`."""
     right: dict[str, Any] = {"justify": "right"}
     numbers = (Column("in_features", **right), Column("parameters", **right))
     columns = ("arch", "head", *numbers, Column("ImageNet top-1", **right))
     table = Table(*columns, header_style="bold", box=None, padding=(0, 2, 0, 0))
-    for file in sorted((conf / "arch").glob("*.yaml")):
+    for name, file in conf.options("arch").items():
         if OmegaConf.is_missing(OmegaConf.load(file), "name"):
             continue  # it stands for a library
-        backbone, _, _ = build(conf, [f"arch={file.stem}"])
+        backbone, _, _ = build([f"arch={name}"])
         head = re.sub(r"\.(\d+)", r"[\1]", f"model.{backbone.head_path}")
         total, accuracy = (
             sum(p.numel() for p in backbone.parameters()),
             backbone.meta.get("accuracy"),
         )
         known = f"{accuracy:.1f}%" if accuracy else "-"
-        table.add_row(file.stem, escape(head), str(backbone.in_features), f"{total:,}", known)
+        table.add_row(name, escape(head), str(backbone.in_features), f"{total:,}", known)
     console = get_console()
     (console if console.is_terminal else Console(width=200)).print(table)
 

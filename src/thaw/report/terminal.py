@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from thaw.data.folder import PhotoFolder
+from thaw.launch.cli import door
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
 from thaw.training.run import RunFolder
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def show(what: RenderableType) -> None:
     """Log a table: the terminal shows it in its colours, `train.log` gets it as plain text."""
-    plain = Console(file=io.StringIO(), width=120)
+    plain = Console(file=io.StringIO(), width=120, force_jupyter=False)
     plain.print(what)
     assert isinstance(plain.file, io.StringIO)
     text = "\n" + plain.file.getvalue().rstrip()
@@ -186,7 +187,7 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
         f" {metrics['model/latency_ms']:.1f} ms a photo",
         "figures": f"{run}/figures",
         "size on disk": f"{metrics['model/bytes'] / 1e6:.1f} MB  ({run}/model)",
-        "next": f"python scripts/predict.py {run} PHOTO",
+        "next": f"{door('predict')} {run} PHOTO",
         "": "tensorboard --logdir outputs",
     }
     log.info("")

@@ -27,13 +27,10 @@ from thaw.training.trainer import make_trainer
 log = logging.getLogger(__name__)
 
 
-def report(
-    conf: Path, words: Sequence[str], out: Path | None = None, csv: str | None = None
-) -> bool:
+def report(words: Sequence[str], out: Path | None = None, csv: str | None = None) -> bool:
     """Probe each net, write `shortlist.csv` and `shortlist.png`, print; False where a net failed.
 
     Args:
-        conf: the folder of settings.
         words: `KEY=VALUE`, see `thaw.shortlist.words.read`.
         out: where files go; by default a new folder in outputs/shortlist.
         csv: another file for the table, or `-` for the screen instead of the table.
@@ -41,7 +38,7 @@ def report(
     Raises:
         UserError: a word can't be used, or the photos can't.
     """
-    wanted = read(conf, words)
+    wanted = read(words)
     cfg = wanted.nets[0].cfg
     out = out or Path(names.run_dir(f"outputs/shortlist/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     _, cache, data, trainer, *_ = cli.build_all(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from thaw.comparison.verdict import ALPHA, listed, p_text
 from thaw.data.folder import PhotoFolder
+from thaw.launch.cli import door
 from thaw.report.terminal import percent
 from thaw.shortlist.words import Net
 
@@ -124,7 +125,7 @@ def commands(board: "Shortlist", shared: Sequence[str]) -> list[str]:
     for (*common, key), values in sweeps.items():
         words = [*common, key if "=" in key else f"{key}={','.join(values)}"]
         several = ["-m"] if len(values) > 1 else []
-        found.append(shlex.join(["python", "train.py", *several, *words, *shared]))
+        found.append(f"{door('train')} {shlex.join([*several, *words, *shared])}")
     return found
 
 

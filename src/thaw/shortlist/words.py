@@ -1,24 +1,23 @@
-"""What follows `scripts/shortlist.py`: settings of train.py, and nets in place of one net."""
+"""What follows `thaw shortlist`: settings of training, and nets in place of one net."""
 
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
+from thaw.launch import conf
 from thaw.shortlist.probe import FEWEST
 
-GROUPS = ("data", "trainer", "cache", "seed")  # what of train.py's settings has a meaning here
+GROUPS = ("data", "trainer", "cache", "seed")  # what of training's settings has a meaning here
 LIBRARIES = ("timm", "torchvision")  # files of conf/arch that stand for every net of a library
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Net:
-    """A net to try: its name in tables, the words that mean it in train.py, and all settings."""
+    """A net to try: its name in tables, the words that mean it in training, and all settings."""
 
     name: str
     words: list[str]
@@ -27,14 +26,14 @@ class Net:
 
 @dataclass(frozen=True)
 class Words:
-    """The nets to try, the number of folds, and the words that are for train.py as well."""
+    """The nets to try, the number of folds, and the words that are for training as well."""
 
     nets: list[Net]
     folds: int
     shared: list[str]
 
 
-def read(conf: Path, words: Sequence[str]) -> Words:
+def read(words: Sequence[str]) -> Words:
     """Compose the settings of each net.
 
     `archs=a,b` names files of `conf/arch`, or nets of a library (`timm/NAME`, `torchvision/NAME`);
@@ -56,23 +55,22 @@ def read(conf: Path, words: Sequence[str]) -> Words:
                 f" folds, such as data.root=PATH or folds={FOLDS}, got {word!r}."
             )
         given[kind].append(word)
-    known = sorted(path.stem for path in (conf / "arch").glob("*.yaml"))
+    known = [*conf.options("arch")]
     names = _names(given["archs"], known)
     own = {name: [w for w in given["own"] if _setting(w, name)] for name in names or known}
     for word in given["own"]:
         if not any(word in mine for mine in own.values()):
             raise UserError(f"Expected {word!r} to be of a net in archs=, which has {names}.")
     nets = []
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        for name in names or known:
-            group, _, inner = name.partition("/")
-            chosen = [f"arch={group}", *([f"arch.name={inner}"] if inner else [])]
-            chosen += [_setting(word, name) for word in own[name]]
-            cfg = compose("config", [*chosen, *given["shared"]])
-            ready = all(OmegaConf.select(cfg.arch, key) for key in ("name", "weights"))
-            if names or ready:
-                shown = f"{name}/{cfg.arch.name}" if name in LIBRARIES else name
-                nets.append(Net(shown, chosen, cfg))
+    for name in names or known:
+        group, _, inner = name.partition("/")
+        chosen = [f"arch={group}", *([f"arch.name={inner}"] if inner else [])]
+        chosen += [_setting(word, name) for word in own[name]]
+        cfg = conf.composed([*chosen, *given["shared"]])
+        ready = all(OmegaConf.select(cfg.arch, key) for key in ("name", "weights"))
+        if names or ready:
+            shown = f"{name}/{cfg.arch.name}" if name in LIBRARIES else name
+            nets.append(Net(shown, chosen, cfg))
     return Words(nets, _folds(given["folds"]), given["shared"])
 
 
@@ -95,7 +93,7 @@ def _names(words: list[str], known: list[str]) -> list[str]:
 
 
 def _setting(word: str, name: str) -> str:
-    """A word `archs.NAME.KEY=VALUE` as train.py's, "" if it is another net's.
+    """A word `archs.NAME.KEY=VALUE` as training's, "" if it is another net's.
 
     >>> _setting("archs.vgg11.weights=a.pth", "vgg11")
     'arch.weights=a.pth'

@@ -1,4 +1,4 @@
-"""What a thaw did to each run of a sweep, in one figure: `python train.py experiment=lr_too_high`.
+"""What a thaw did to each run of a sweep, in one figure: `thaw train experiment=lr_too_high`.
 
 Hydra imports this file when a sweep begins, so torch and matplotlib are not imported with it.
 """

@@ -13,9 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -73,9 +71,13 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     return loss
 
 
-def backbone(arch: DictConfig) -> "Backbone":
-    """The net of these settings; jobs that begin with the same pretrained one get copies of it."""
-    if HydraConfig.get().mode is not RunMode.MULTIRUN:
+def backbone(arch: DictConfig, shared: bool) -> "Backbone":
+    """The net of these settings; jobs that begin with the same pretrained one may share it.
+
+    Args:
+        shared: keep it for the next job, which gets a copy.
+    """
+    if not shared:
         return instantiate(arch)
     key = OmegaConf.to_yaml(arch, resolve=True)
     if key not in nets:

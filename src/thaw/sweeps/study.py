@@ -1,4 +1,4 @@
-"""An Optuna study that can be gone on with, and its figure: `python train.py experiment=search`.
+"""An Optuna study that can be gone on with, and its figure: `thaw train experiment=search`.
 
 Hydra imports this file when a sweep begins, so Optuna and matplotlib are not imported with it.
 """
@@ -84,7 +84,7 @@ class Trial:
 
     @property
     def words(self) -> str:
-        """What was chosen, as `train.py` takes it."""
+        """What was chosen, as `thaw train` takes it."""
         return " ".join(f"{key}={value}" for key, value in self.chosen.items())
 
     @classmethod

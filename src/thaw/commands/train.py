@@ -1,0 +1,97 @@
+"""Train a classifier, or a sweep of them: Hydra composes the settings, `one_run` does the rest.
+
+No torch is imported before a run begins: questions about settings are answered at once.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.version import setbase
+from omegaconf import DictConfig
+
+from thaw.launch import cli, conf, names
+from thaw.sweeps import jobs
+
+if TYPE_CHECKING:
+    from thaw.training.run import RunFolder
+
+log = logging.getLogger("thaw.train")
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
+    first = cli.is_first_process()
+    from thaw.training.run import RunFolder  # torch is imported from here on
+
+    hydra_cfg = HydraConfig.get()
+    folder = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
+    if hydra_cfg.mode is RunMode.MULTIRUN:
+        return jobs.job(folder, lambda: begin_or_go_on(cfg, folder))
+    try:
+        return begin_or_go_on(cfg, folder)
+    except cli.Interrupted as interrupt:
+        folder.end("interrupted", interrupt)
+        log.warning("Interrupted. Go on with: %s resume=%s", cli.door("train"), folder)
+        raise
+    except Exception as error:
+        folder.end("failed", error)
+        sentence = cli.user_sentence(error)
+        if cfg.debug:
+            log.exception("debug=true shows where:")
+        if sentence is None:
+            raise
+        raise cli.Refused(sentence) from error
+
+
+def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
+    """Train, unless the folder holds a run that is finished; one that broke off goes on."""
+    from thaw.commands.one_run import one_run
+    from thaw.training.run import check_unchanged, plain
+
+    if folder.settings is not None and not cfg.resume_with_changes:
+        check_unchanged(folder.settings, plain(cfg))
+    if folder.status.get("state") == "done":
+        log.info("%s is finished, there is nothing to resume.", folder)
+        return folder.metrics["val/loss"]
+    hydra_cfg = HydraConfig.get()
+    sweep = hydra_cfg.mode is RunMode.MULTIRUN
+    if sweep and cfg.trainer.devices not in (1, "1"):
+        # Further ranks are started with this process's arguments: they'd begin the sweep anew.
+        return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
+    choices = dict(hydra_cfg.runtime.choices)
+    choices["arch"] = names.arch_name(choices["arch"], cfg.arch.name)
+    return one_run(cfg, folder, choices, sweep)
+
+
+def start(words_from: int = 1) -> None:
+    """Let Hydra see what `resume=RUN` stands for, and begin.
+
+    Args:
+        words_from: where the settings begin in `sys.argv`. All of it stays there: the ranks of a
+            run on several devices are started with it.
+    """
+    # argparse, which reads them, wants `-m` before what it applies to.
+    words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
+    words = cli.resume_arguments(words)
+    sys.argv[words_from:] = words
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # a `_target_` may be the user's own
+    names.register_resolvers(words)
+    conf.register()
+    setbase(conf.VERSION)
+    parser = get_args_parser()
+    # As `hydra.main` does it, which reads `sys.argv`.
+    _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
+    if jobs.failures:
+        sys.exit(1)
+
+
+def main() -> None:
+    """`thaw train`."""
+    start(words_from=2)
