@@ -362,7 +362,9 @@ def test_unfinished_runs_are_listed(tmp_path):
     assert found["bad"] == ("failed", "CUDA out of memory")
     assert found["killed"][0] == "running"
     assert "predictions.csv" in found["damaged"][1]
-    assert found["lacking"][1] == "ValueError: metrics.json lacks val/acc, test/acc"
+    assert found["lacking"][1] == (
+        f"{lacking / 'metrics.json'} is damaged (it lacks val/acc, test/acc)"
+    )
     assert f"{tmp_path / 'bad'} doesn't count (failed): CUDA out" in table.markdown(board)
     again = board.unfinished[[run.path.name for run in board.unfinished].index("bad")]
     board.unfinished.append(replace(again, path=tmp_path / "other"))

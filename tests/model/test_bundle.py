@@ -193,7 +193,7 @@ def test_below_the_threshold_the_label_is_unsure(saved: Path, photo_paths: list[
 
 
 def test_a_threshold_that_is_asked_for_goes_before_the_bundles_own(saved: Path, photo_paths):
-    rewrite(saved, threshold=1.1)
+    rewrite(saved, threshold=1.0)
     model = thaw.load(saved)
     assert {p.label for p in model.predict(photo_paths)} == {UNSURE}
     assert UNSURE not in {p.label for p in model.predict(photo_paths, threshold=0.0)}
@@ -245,7 +245,7 @@ def test_a_broken_photo_is_named(saved: Path, photo_paths: list[Path]):
 def test_a_row_is_flat_with_a_column_a_class(saved: Path, photo_paths: list[Path]):
     prediction = next(thaw.load(saved).predict(photo_paths))
     row = as_row(prediction)
-    assert list(row) == ["path", "label", "confidence", *CLASSES]
+    assert list(row) == ["path", "label", "confidence", *(f"p:{name}" for name in CLASSES)]
     assert [row[name] for name in CLASSES] == list(prediction.probabilities.values())
 
 

@@ -42,7 +42,7 @@ def test_predictions_are_those_of_the_test(predict, run, photos, tmp_path):
         before = expected[row["path"].removeprefix(f"{photos}/")]
         assert row["label"] == before["prediction"]
         assert float(row["confidence"]) == pytest.approx(float(before["confidence"]), abs=1e-4)
-        assert float(row["red"]) == pytest.approx(float(before["red"]), abs=1e-4)
+        assert float(row["p:red"]) == pytest.approx(float(before["p:red"]), abs=1e-4)
 
 
 def test_json_on_the_screen_is_nothing_but_json(predict, run, photos):
@@ -189,7 +189,8 @@ def test_a_batch_as_parquet_holds_the_same(predict, with_scores, photos, tmp_pat
     rows = csv.DictReader((tmp_path / "b.csv").read_text().splitlines())
     found = parquet.read_table(tmp_path / "b.parquet").to_pylist()
     assert [{key: str(value) for key, value in row.items()} for row in found] == list(rows)
-    assert list(found[0]) == ["path", "label", "confidence", "blue", "green", "red", "labels"]
+    probabilities = ["p:blue", "p:green", "p:red"]
+    assert list(found[0]) == ["path", "label", "confidence", *probabilities, "labels"]
 
 
 def test_a_batch_that_breaks_off_leaves_nothing(predict, run, photos, tmp_path, monkeypatch):

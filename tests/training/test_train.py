@@ -53,9 +53,9 @@ def test_a_run_leaves_a_complete_folder(gradual):
         "label",
         "prediction",
         "confidence",
-        "blue",
-        "green",
-        "red",
+        "p:blue",
+        "p:green",
+        "p:red",
     ]
     right = sum(row["label"] == row["prediction"] for row in predictions)
     assert right / len(predictions) == pytest.approx(metrics["test/acc"])

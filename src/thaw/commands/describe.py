@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+OWN = "finetune._target_="  # confirms that a schedule which a run names is the user's own
+
 
 def main() -> None:
     """Read the arguments, describe."""
@@ -44,13 +46,14 @@ def main() -> None:
     if arguments.all != (arguments.arch is None):
         parser.error("expected ARCH, RUN or --all")
     run = Path(arguments.arch or "")
-    bundles = (run / "model.json", run / "model" / "model.json")
-    trained = not arguments.all and any(file.is_file() for file in bundles)
+    marks = (run / "model.json", run / "model", run / "status.json")
+    trained = not arguments.all and any(mark.exists() for mark in marks)
     overrides = [f"arch={arguments.arch}", *arguments.set]
     if arguments.finetune is not None:
         overrides.append(f"finetune={arguments.finetune}")
     planned = any(override.lstrip("+~").startswith("finetune") for override in overrides)
-    if trained and (planned or arguments.set or arguments.classes):
+    own = [word.partition("=")[2] for word in arguments.set if word.startswith(OWN)]
+    if trained and (arguments.finetune or len(own) < len(arguments.set) or arguments.classes):
         parser.error("a run has its own settings: describe its arch by name to see others")
     if arguments.figure and not planned and not trained:
         parser.error("--figure draws a schedule's learning rates, so it needs --finetune NAME")
@@ -66,7 +69,7 @@ def main() -> None:
         return describe.show_all()
     steps, facts = arguments.steps_per_epoch, {}
     if trained:
-        backbone, schedule, told = describe.build_run(run)
+        backbone, schedule, told = describe.build_run(run, own)
         planned = schedule is not None
         steps = told.pop("steps", steps)
         chosen = {key: told.pop(key, None) for key in ("arch", "finetune")}

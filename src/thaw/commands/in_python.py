@@ -23,6 +23,7 @@ from thaw.commands import train as command
 from thaw.commands.words import words_of
 from thaw.errors import UserError
 from thaw.launch import cli, conf, names
+from thaw.runs import trust
 
 if TYPE_CHECKING:
     from thaw.comparison.leaderboard import Leaderboard
@@ -117,7 +118,7 @@ def train(*overrides: str, **settings: Any) -> Run:
     for word in overrides:
         if not isinstance(word, str):
             raise UserError(f"Expected words such as 'arch=resnet18', got {word!r}.")
-    words = cli.resume_arguments([*overrides, *words_of(settings)])
+    words = trust.resume_arguments([*overrides, *words_of(settings)])
     with _one_at_a_time, _process_as_it_was():
         return Run(_trained(words))
 

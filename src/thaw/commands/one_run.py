@@ -23,15 +23,15 @@ from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.report import metrics as report
 from thaw.report import terminal
+from thaw.runs.folder import RunFolder, plain
 from thaw.sweeps import jobs
 from thaw.training import lr_find
-from thaw.training.checkpoints import Checkpoints
+from thaw.training.checkpoints import Checkpoints, resume_point
 from thaw.training.features import Extractor
 from thaw.training.forgetting import Forgetting
 from thaw.training.frozen import FrozenWork
 from thaw.training.history import History
 from thaw.training.module import Classifier, MakeOptimizer, check_optimizer
-from thaw.training.run import RunFolder, plain
 from thaw.training.schedule import Schedule
 from thaw.training.trainer import make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
@@ -184,7 +184,7 @@ def fit(training: Training) -> dict[str, float]:
     """Train through all phases, from the last checkpoint where there is one; what was forgotten."""
     module, data = training.module, training.data
     with training.clock("fit"):
-        start = training.run.resume_point(module)
+        start = resume_point(training.run.checkpoints, module)
         training.trainer.fit(module, data, ckpt_path=start, weights_only=True)
     return training.forgetting.after()  # at the end: the best epoch may precede the harm
 

@@ -16,10 +16,11 @@ from hydra.version import setbase
 from omegaconf import DictConfig
 
 from thaw.launch import cli, conf, names
+from thaw.runs import trust
 from thaw.sweeps import jobs
 
 if TYPE_CHECKING:
-    from thaw.training.run import RunFolder
+    from thaw.runs.folder import RunFolder
 
 log = logging.getLogger("thaw.train")
 
@@ -27,7 +28,7 @@ log = logging.getLogger("thaw.train")
 def run(cfg: DictConfig) -> float | None:
     """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
     first = cli.is_first_process()
-    from thaw.training.run import RunFolder  # torch is imported from here on
+    from thaw.runs.folder import RunFolder  # torch is imported from here on
 
     hydra_cfg = HydraConfig.get()
     folder = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
@@ -52,10 +53,10 @@ def run(cfg: DictConfig) -> float | None:
 def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
     from thaw.commands.one_run import one_run
-    from thaw.training.run import check_unchanged, plain
+    from thaw.runs.folder import check_unchanged, plain
 
-    if folder.settings is not None and not cfg.resume_with_changes:
-        check_unchanged(folder.settings, plain(cfg))
+    if not cfg.resume_with_changes:
+        check_unchanged(folder, plain(cfg))
     if folder.status.get("state") == "done":
         log.info("%s is finished, there is nothing to resume.", folder)
         return folder.metrics["val/loss"]
@@ -78,7 +79,7 @@ def start(words_from: int = 1) -> None:
     """
     # argparse, which reads them, wants `-m` before what it applies to.
     words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
-    words = cli.resume_arguments(words)
+    words = trust.resume_arguments(words)
     sys.argv[words_from:] = words
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # a `_target_` may be the user's own

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thaw.comparison.finished import Run
 from thaw.intervals import wilson
+from thaw.runs.finished import Run
 
 GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from thaw.comparison.configurations import Configuration, group
-from thaw.comparison.finished import Unfinished, read
 from thaw.comparison.pairs import check_same_photos, every_two
 from thaw.comparison.verdict import ALPHA, Pair, listed
+from thaw.runs.finished import Unfinished, find
 
 # `thaw.training.unfreezing.MONITOR`, which picks the epoch within a run; it needs torch
 MONITOR = "val/loss"
@@ -110,7 +110,7 @@ def compare(paths: Sequence[Path]) -> Leaderboard:
     Raises:
         UserError: no finished run is there, or they were tested on different photos.
     """
-    runs, unfinished = read(paths)
+    runs, unfinished = find(paths)
     check_same_photos(runs)
     configurations, notes = group(runs)
     configurations.sort(key=_rank)

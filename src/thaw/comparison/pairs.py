@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 
 from thaw.comparison.configurations import Configuration
-from thaw.comparison.finished import Run
 from thaw.comparison.verdict import ALPHA, Pair, holm, paired_p, photos_needed
 from thaw.errors import UserError
+from thaw.runs.finished import Run
 
 
 def check_same_photos(runs: Sequence[Run]) -> None:

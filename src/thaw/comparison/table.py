@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from thaw.comparison.verdict import p_text
+from thaw.escape import markdown as markdown_text
+from thaw.escape import printable
 
 if TYPE_CHECKING:
     from thaw.comparison.configurations import Configuration
@@ -68,14 +70,14 @@ def markdown(board: "Leaderboard") -> str:
     header, lines = list(COLUMNS), _cells(board)
     right = ["---" if name == "configuration" else "---:" for name in header]
     table = [[name.replace("\n", " ") for name in header], right]
-    table += [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    table += [[markdown_text(cell) for cell in line] for line in lines]
     text = [f"| {' | '.join(line)} |" for line in table]
-    text += ["", *(f"- {sentence}" for sentence in board.sentences)]
+    text += ["", *(f"- {markdown_text(sentence)}" for sentence in board.sentences)]
     if board.pairs:
         text += ["", board.caveat]
     asides = _asides(board)
     if asides:
-        text += ["", *(f"- {sentence}" for sentence in asides)]
+        text += ["", *(f"- {markdown_text(sentence)}" for sentence in asides)]
     return "\n".join(text) + "\n"
 
 
@@ -90,10 +92,10 @@ def show(board: "Leaderboard", out: Path) -> None:
         for names in (FIRST_HALF, ("#", *rest)):
             console.print(_table(board, names, gap=1))
             console.print()
-    lines = [Text(sentence) for sentence in board.sentences]
+    lines = [Text(printable(sentence)) for sentence in board.sentences]
     lines[0].stylize("bold")
     lines += [Text(board.caveat, "dim")] if board.pairs else []
-    lines += [Text(sentence, "yellow") for sentence in _asides(board)]
+    lines += [Text(printable(sentence), "yellow") for sentence in _asides(board)]
     for line in lines:
         console.print(line)
     console.print()
@@ -101,7 +103,7 @@ def show(board: "Leaderboard", out: Path) -> None:
     if not board.pairs:
         del files["every pair"]
     for name, file in files.items():
-        console.print(Text(f"{name:<14} {out / file}"), soft_wrap=True)
+        console.print(Text(printable(f"{name:<14} {out / file}")), soft_wrap=True)
 
 
 def _asides(board: "Leaderboard") -> list[str]:
@@ -124,7 +126,7 @@ def _table(board: "Leaderboard", names: Iterable[str], gap: int = 2) -> Table:
         )
     indices = [list(COLUMNS).index(name) for name in names]
     for i, line in enumerate(_cells(board)):
-        table.add_row(*(Text(line[j]) for j in indices), style=None if i else "green")
+        table.add_row(*(Text(printable(line[j])) for j in indices), style=None if i else "green")
     return table
 
 

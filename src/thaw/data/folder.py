@@ -237,7 +237,8 @@ class PhotoFolder(LightningDataModule):
         sha = hashlib.sha256()
         for split in ("train", "val"):
             for sample, content in zip(self.splits[split], self.digests(split), strict=True):
-                sha.update(f"{split} {sample.path} {sample.label} {content}\n".encode())
+                facts = f"{split} {sample.path} {sample.label} {content}\n"
+                sha.update(facts.encode("utf-8", "surrogateescape"))
         return sha.hexdigest()
 
     # --- loaders ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from thaw.data.photos import load_photo
+from thaw.escape import drawn
 
 GAP, LINE, TITLE = 24, 20, 48  # pixels: between two photos, a line of words, the title
 SMALL, LARGE = 16, 20  # pixels: letters of the words, of the title
@@ -32,12 +33,14 @@ def draw(
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     used = columns * (side + GAP) - GAP
     width = max(used + 2 * GAP, 480)
-    title = textwrap.fill(title, width // 11)  # pixels of a letter
+    title = textwrap.fill(drawn(title), width // 11)  # pixels of a letter
     y = TITLE + GAP * title.count("\n") if title else GAP
     pasted: list[tuple[Image.Image, tuple[int, int]]] = []
     written: list[tuple[tuple[float, int], str, str]] = []
     for row in rows:
-        texts = ["\n".join(textwrap.fill(s, side // 10) for s in t.split("\n")) for _, t, _ in row]
+        texts = [
+            "\n".join(textwrap.fill(s, side // 10) for s in drawn(t).split("\n")) for _, t, _ in row
+        ]
         y += LINE * max(text.count("\n") + 1 for text in texts) + 6
         photos = [
             ImageOps.contain(

@@ -1,8 +1,7 @@
 """Evaluate a trained model again: on its run's own photos, or on any labelled folder."""
 
-import json
 import logging
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,16 +9,19 @@ from rich import get_console
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from thaw.data.photos import BrokenPhoto
 from thaw.data.splits import Folder
 from thaw.errors import UserError
+from thaw.escape import printable, say
 from thaw.evaluation import figures as evaluate_figures
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.scores import SETS, facts
 from thaw.files import write_json
 from thaw.launch import memory
 from thaw.model import bundle, unsure
+from thaw.runs import read
 
 log = logging.getLogger(__name__)
 
@@ -53,21 +55,25 @@ def evaluate(
     model = bundle.load(run)
     memory.keep_memory()
     model.backbone.arrange(torch.channels_last)
-    splits = None if data else _read_splits(run)
+    split = None if data else _read_split(run)
     if out is None:
         if data is not None and not (run / "split.json").is_file():
             raise UserError(f"{run} is no run folder, so --out has to say where the figures go.")
         out = run / "evaluations" / data.resolve().name if data else run
     chosen: dict[str, Any] = {}
     if target_error is not None or target_coverage is not None:
-        assert splits is not None, "thresholds come from val alone"
-        val = answer(model, _own_photos(splits, "val"), "val")
+        assert split is not None, "thresholds come from val alone"
+        val = answer(model, _own_photos(split, "val", model.classes), "val")
         chosen = _choose(val, target_error, target_coverage, certainty)
         model.conformal = chosen["conformal"]
     promise = chosen.get("promise", model.info.get("promise") if threshold is None else None)
     if threshold is None:
         threshold = chosen.get("threshold", model.threshold)
-    labelled = _labelled_folder(data, model.classes) if data else _own_photos(splits or {}, "test")
+    if split is None:
+        assert data is not None
+        labelled = _labelled_folder(data, model.classes)
+    else:
+        labelled = _own_photos(split, "test", model.classes)
     answers = answer(model, labelled, "photos" if data else "test")
     found = facts(answers, threshold, model.conformal)
     if found["unsure"]:
@@ -77,7 +83,7 @@ def evaluate(
     write_json(out / "evaluation.json", found)
     figures = evaluate_figures.draw(answers, found, out / "figures")
     show(found)
-    print(f"\nwritten: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
+    say("", f"written: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
     return found
 
 
@@ -119,7 +125,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         logits.append(answered)
         seen += [paths[Path(path)] for path in batch]
     for error in broken:
-        print(f"left out: {error}")
+        say(f"left out: {error}")
     if not seen:
         raise UserError(f"Expected labelled photos in {root}, but none can be decoded.")
     return Answers(
@@ -132,32 +138,29 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     )
 
 
-def _read_splits(run: Path) -> dict[str, Any]:
+def _read_split(run: Path) -> read.Split:
     path = run / "split.json"
     if not path.is_file():
         raise UserError(
             f"Expected a run folder, but there is no {path}, which names the photos; with --data"
             " DIR a bundle can be evaluated on other photos."
         )
-    splits = json.loads(path.read_text(encoding="utf-8"))
-    root = Path(splits["root"])
-    if not root.is_dir():
+    split = read.split(run)
+    if not split.root.is_dir():
         raise UserError(
-            f"Expected the run's photos in {root} (see {path}), but there is no such folder; start"
-            " in the folder where the run was started, or name other photos with --data DIR."
+            f"Expected the run's photos in {split.root} (see {path}), but there is no such folder;"
+            " start in the folder where the run was started, or name other photos with --data DIR."
         )
-    return splits
+    return split
 
 
-def _own_photos(splits: dict[str, Any], split: str) -> Labelled:
-    """Photos of a split, labelled by the folder that they are in."""
-    classes = splits["classes"]
-    every = [PurePosixPath(p).parts for name in ("train", "val", "test") for p in splits[name]]
-    # `cat/1.jpg` or `train/cat/1.jpg`: the place where each path has a class
-    place = next(i for i in range(9) if all(len(p) > i + 1 and p[i] in classes for p in every))
-    photos = splits[split]
-    labels = [classes.index(PurePosixPath(photo).parts[place]) for photo in photos]
-    return Path(splits["root"]), photos, labels
+def _own_photos(split: read.Split, name: str, classes: list[str]) -> Labelled:
+    """Photos of a split, with the labels that the run knew them by."""
+    photos = split.photos[name]
+    unknown = sorted({photo.label for photo in photos} - {*classes})
+    if unknown:
+        raise UserError(f"The photos in {split.root} are of {unknown}, which the model lacks.")
+    return split.root, split.paths(name), [classes.index(photo.label) for photo in photos]
 
 
 def _labelled_folder(root: Path, classes: list[str]) -> Labelled:
@@ -173,9 +176,9 @@ def _labelled_folder(root: Path, classes: list[str]) -> Labelled:
             f" {folder.classes or 'no folders'}."
         )
     if unknown:
-        print(f"left out, since the model doesn't know them: {', '.join(unknown)}")
+        say(f"left out, since the model doesn't know them: {', '.join(unknown)}")
     if missing:
-        print(f"no photos of: {', '.join(missing)}")
+        say(f"no photos of: {', '.join(missing)}")
     known = [(path, label) for path, label in folder.samples if folder.classes[label] in classes]
     photos = [Path(path).relative_to(root).as_posix() for path, _ in known]
     if not photos:
@@ -213,7 +216,7 @@ def show(found: dict[str, Any]) -> None:
     if found["unsure"]:
         rows |= _unsure_rows(found["unsure"])
     for name, text in rows.items():
-        print(f"{name:<14} {text}")
+        say(f"{name:<14} {text}")
     print()
     table = Table(header_style="bold", box=None, padding=(0, 3, 0, 0))
     table.add_column("class")
@@ -221,10 +224,10 @@ def show(found: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     for name, row in found["classes"].items():
         cells = [_share(row, key) for key in ("precision", "recall", "f1")]
-        table.add_row(name, *cells, str(row["support"]))
+        table.add_row(Text(printable(name)), *cells, str(row["support"]))
     console = get_console()
     (console if console.is_terminal else Console(width=200)).print(table)
-    print(f"\n{found['struggles']}")
+    say("", found["struggles"])
 
 
 def _unsure_rows(outcome: dict[str, Any]) -> dict[str, str]:
@@ -234,11 +237,11 @@ def _unsure_rows(outcome: dict[str, Any]) -> dict[str, str]:
     if outcome["answered"]:
         wrong = f"{outcome['wrong']} of {outcome['answered']} answers"
         rows["wrong"] = f"{outcome['error']:.1%}  ({_interval(outcome, 'error')}, {wrong})"
-    promise = outcome["promise"]
-    if promise:
-        share = promise["error"] or promise["coverage"]
-        what = "are wrong" if promise["error"] else "are answered"
-        least = "at most" if promise["error"] else "at least"
+    promise = outcome["promise"] or {}
+    share = promise.get("error") or promise.get("coverage")
+    if share and {"certainty", "val/images"} <= promise.keys():
+        what = "are wrong" if promise.get("error") else "are answered"
+        least = "at most" if promise.get("error") else "at least"
         rows["promised"] = (
             f"{least} {100 * share:.3g}% {what}, with {100 * promise['certainty']:.3g}%"
             f" certainty, from {promise['val/images']} val photos"

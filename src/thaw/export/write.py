@@ -1,6 +1,5 @@
 """Write a trained model as one file that gives the same answers, and check that it does."""
 
-import csv
 import importlib.util
 import json
 import os
@@ -18,9 +17,11 @@ from thaw.data.find import find_photos
 from thaw.data.photos import load_photo
 from thaw.data.pixels.deep import White
 from thaw.errors import UserError
+from thaw.escape import say
 from thaw.export import graph
 from thaw.model import bundle, onnx
 from thaw.model.prediction import Prediction
+from thaw.runs import read
 
 LARGEST = 1e-3  # difference in probability; that of rounding is about 1e-6
 DEAR = 0.01  # accuracy that 8 bits may cost without a word about it
@@ -56,13 +57,11 @@ def export(
         raise UserError(f"Expected a folder in --out {out}, but it is a file.")
     model = bundle.load(run)
     photos = _find(run, data, int8)
-    expected = _rows(
-        model.predict(photos.test, on_broken=lambda error: print(f"left out: {error}"))
-    )
+    expected = _rows(model.predict(photos.test, on_broken=lambda error: say(f"left out: {error}")))
     if not expected:
         raise UserError("Expected photos to check the export with, but none can be decoded.")
     name = model.info["arch"]["name"]
-    facts = {key: json.dumps(value, ensure_ascii=False) for key, value in model.info.items()}
+    facts = {key: json.dumps(value) for key, value in model.info.items()}
     facts["thaw_version"] = json.dumps(thaw.__version__)
     found: dict[str, dict[str, float]] = {}
     with _whole_or_nothing(out) as folder:
@@ -79,7 +78,7 @@ def export(
             small = folder / "model.int8.onnx"
             quantize(file, small, nodes, photos.val, model.white)
             found[small.name] = _cost(small, expected, photos, model.classes)
-    print(f"written          {out}")
+    say(f"written          {out}")
     return found
 
 
@@ -99,13 +98,12 @@ def _find(run: Path, data: Path | None, int8: bool) -> Photos:
     """The run's own photos; without int8, which needs those, all that are in `data` will do."""
     file = run / "split.json"
     if file.is_file():
-        splits = json.loads(file.read_text(encoding="utf-8"))
-        root = Path(data or splits["root"])
-        val, test = ([root / photo for photo in splits[split]] for split in ("val", "test"))
+        split = read.split(run)
+        root = data or split.root
+        val, test = ([root / photo for photo in split.paths(name)] for name in ("val", "test"))
         gone = [photo for photo in (*test, *(val if int8 else ())) if not photo.is_file()]
         if not gone:
-            with (run / "predictions.csv").open(newline="", encoding="utf-8") as rows:
-                return Photos(val, test, [row["label"] for row in csv.DictReader(rows)])
+            return Photos(val, test, [photo.label for photo in split.photos["test"]])
         if data is None or int8:
             raise UserError(
                 f"Expected the run's photos in {root} (see {file}), but {len(gone)} are missing,"

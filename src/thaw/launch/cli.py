@@ -5,6 +5,7 @@ Nothing here imports torch: `thaw train --help` answers at once.
 
 import atexit
 import gc
+import io
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from thaw.errors import UserError
+from thaw.escape import printable
 
 
 class Interrupted(BaseException):
@@ -58,6 +60,9 @@ def command(main: Callable[[], Any]) -> NoReturn:
     # Nor is there any to be looked for at the end, which would take more than a second.
     atexit.register(gc.freeze)
     exit_on_signals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what it can't encode is shown as an escape
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()
@@ -72,7 +77,7 @@ def command(main: Callable[[], Any]) -> NoReturn:
         sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
         if sentence is None or full_error:
             raise
-        print(sentence, file=sys.stderr)
+        print(printable(sentence, keep="\n"), file=sys.stderr)
         sys.exit(2)
     finally:
         if full_error is None:
@@ -218,33 +223,12 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text).strip().rstrip(".")
 
 
-def resume_arguments(arguments: list[str]) -> list[str]:
-    """Expand `resume=RUN` to the overrides that RUN was started with, and to its folder.
+class Escaped(logging.Formatter):
+    """Lines in which names are shown as they are, and do nothing."""
 
-    Raises:
-        UserError: RUN is no run folder, or a sweep is asked for.
-    """
-    given = [a for a in arguments if a.startswith("resume=") and a != "resume=null"]
-    placed = any(argument.startswith("hydra.run.dir=") for argument in arguments)
-    if not given or placed:  # placed: a further rank of a run that was expanded already
-        return arguments
-    folder = Path(given[-1].removeprefix("resume=").strip("'\"")).expanduser()
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise UserError(
-            f"Expected resume= to name a run folder, but there is no {saved}; runs are in"
-            " outputs/runs and outputs/sweeps."
-        )
-    if {"-m", "--multirun"} & set(arguments):
-        raise UserError("resume= continues one run, so it can't be used with --multirun.")
-    from omegaconf import OmegaConf
-
-    before = [str(override) for override in OmegaConf.load(saved)]
-    here = quoted(str(folder.resolve()))
-    rest = [argument for argument in arguments if argument not in given]
-    # `.hydra` stays as the run began: what is asked for now is compared with it.
-    place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
-    return [*before, *rest, *place, "hydra.mode=RUN"]  # an experiment may be a sweep
+    def format(self, record: logging.LogRecord) -> str:
+        """As usual, with escapes for what a terminal would obey."""
+        return printable(super().format(record), keep="\n")
 
 
 class ConsoleHandler(logging.Handler):

@@ -81,4 +81,4 @@ def job_name(
     safe = re.sub(r"[^\w.,=+-]+", "_", short)[:150] or "job"
     if safe == name:
         return safe
-    return f"{safe}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{safe}_{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"

@@ -1,6 +1,5 @@
 """Label photos by the thousand: their rows go to a file as they come, so memory doesn't grow."""
 
-import csv
 import importlib.util
 import os
 import time
@@ -13,7 +12,8 @@ from typing import Any
 
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.files import write_csv
+from thaw.escape import joined, say, utf8
+from thaw.files import csv_text, write_csv
 from thaw.model import unsure
 from thaw.model.prediction import Prediction, as_row
 
@@ -68,7 +68,7 @@ def write(
             put([_row(prediction, cutoff) for prediction in chunk])
     speed = total / (time.monotonic() - start)
     counts = ", ".join(f"{count:,} {label}" for label, count in labels.most_common())
-    print(f"{output}: {labels.total():,} photos ({counts}), {speed:.0f} a second")
+    say(f"{output}: {labels.total():,} photos ({counts}), {speed:.0f} a second")
     report = output.with_suffix(".broken.csv")
     report.unlink(missing_ok=True)  # of an earlier time
     if broken:
@@ -82,8 +82,12 @@ def write(
 def _row(prediction: Prediction, cutoff: float | None) -> dict[str, Any]:
     row = as_row(prediction)
     if cutoff is not None:
-        row["labels"] = "|".join(unsure.label_set(prediction.probabilities, cutoff))
+        row["labels"] = joined(unsure.label_set(prediction.probabilities, cutoff))
     return row
+
+
+def _utf8(row: dict[str, Any]) -> dict[str, Any]:
+    return {utf8(k): utf8(v) if isinstance(v, str) else v for k, v in row.items()}
 
 
 @contextmanager
@@ -100,13 +104,10 @@ def _whole(output: Path) -> Iterator[Path]:
 def _open(path: Path, kind: str) -> Iterator[Write]:
     """What adds rows to a file of this kind; the first ones say which columns there are."""
     if kind == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
 
             def put(rows: list[dict[str, Any]]) -> None:
-                if not file.tell():
-                    writer.writerow(rows[0])
-                writer.writerows(row.values() for row in rows)
+                file.write(csv_text(rows, header=not file.tell()))
 
             yield put
         return
@@ -116,7 +117,7 @@ def _open(path: Path, kind: str) -> Iterator[Write]:
     opened: list[parquet.ParquetWriter] = []
 
     def put_table(rows: list[dict[str, Any]]) -> None:
-        table = pyarrow.Table.from_pylist(rows)
+        table = pyarrow.Table.from_pylist([_utf8(row) for row in rows])
         if not opened:
             opened.append(parquet.ParquetWriter(path, table.schema))
         opened[0].write_table(table)

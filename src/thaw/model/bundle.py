@@ -1,9 +1,9 @@
 """The bundle `model/`: weights, preprocessing and classes travel together, without any pickle."""
 
 import hashlib
-import json
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,25 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
+from thaw import escape
 from thaw.data.dataset import seen
 from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.errors import UserError
 from thaw.files import write_json
+from thaw.model import description
+from thaw.model.description import FORMAT
 from thaw.model.prediction import Prediction, decide
 from thaw.nets.backbone import Backbone
 from thaw.nets.pretrained import build
+from thaw.runs.read import damage, read_json
 
-FORMAT = 1
-KEYS = ("arch", "classes", "transforms", "temperature", "threshold", "weights_sha256")
+ROOM = 50_000_000  # elements of a net beyond those of its file: a head that is put aside
+MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
+OVERHEAD = 5000  # elements that the smallest tensor counts for: a layer takes time, too
 
 
 class Model:
@@ -133,7 +139,7 @@ def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> 
 def change(path: Path | str, **values: Any) -> None:
     """Change plain values in the `model.json` of a bundle, or of a run folder's `model/`."""
     file = _folder(path) / "model.json"
-    write_json(file, json.loads(file.read_text(encoding="utf-8")) | values)
+    write_json(file, read_json(file) | values)
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
@@ -145,7 +151,8 @@ def load(path: str | os.PathLike[str]) -> Model:
     """Rebuild the model of a bundle, or of a run folder's `model/`; no network, no pickle.
 
     Raises:
-        UserError: there is no bundle, it is of a later format, or its weights were changed.
+        UserError: there is no bundle, it is of a later format, it is damaged, or it describes
+            what Thaw doesn't build.
     """
     folder = _folder(path)
     file, weights = folder / "model.json", folder / "weights.safetensors"
@@ -154,30 +161,97 @@ def load(path: str | os.PathLike[str]) -> Model:
             f"Expected a run folder or a bundle in {path}, but there is no model.json with"
             " weights.safetensors; a run writes its bundle to model/ when it ends."
         )
-    try:
-        info = json.loads(file.read_text(encoding="utf-8"))
-        version = info["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {error!r}.") from error
-    if version != FORMAT:
-        raise UserError(f"{file} has format {version}, this Thaw reads {FORMAT}; update one.")
-    missing = [key for key in KEYS if key not in info]
-    if missing:
-        raise UserError(f"{file} is damaged: it lacks {missing}.")
+    info = read_json(file)
+    with damage(file):
+        version = info.get("format") if isinstance(info, dict) else None
+        if isinstance(version, int) and version != FORMAT:
+            raise UserError(f"{file} has format {version}, this Thaw reads {FORMAT}; update one.")
+        description.check(info)
     if _sha256(weights) != info["weights_sha256"]:
         raise UserError(
             f"{weights} isn't what {file} was written with (its sha256 differs); copy the bundle"
             " again."
         )
-    backbone = Backbone(build(info["arch"]), _transforms(info["transforms"]), info["arch"])
-    backbone.reset_head(len(info["classes"]))
-    try:
-        backbone.net.load_state_dict(load_file(weights))
-    except RuntimeError as error:
-        raise UserError(
-            f"{weights} doesn't fit the arch and the {len(info['classes'])} classes of {file}."
-        ) from error
+    backbone = _build(file, info, weights.stat().st_size)
+    _fill(backbone, weights, file)
+    _try_out(backbone, file)
     return Model(backbone, info)
+
+
+def _build(file: Path, info: dict[str, Any], size: int) -> Backbone:
+    """The net that `model.json` describes, which is about as large as its file of weights."""
+    try:
+        with Bounded(size + ROOM):
+            backbone = Backbone(build(info["arch"]), _transforms(info["transforms"]), info["arch"])
+            backbone.reset_head(len(info["classes"]))
+    except UserError as error:
+        raise UserError(f"{file} is damaged (arch: {str(error).rstrip('.')}).") from error
+    except Exception as error:  # whatever a library says of arguments that don't fit
+        reason = escape.printable(f"{type(error).__name__}: {error}"[:200])
+        raise UserError(f"{file} is damaged (arch: {reason}).") from error
+    return backbone
+
+
+def _fill(backbone: Backbone, weights: Path, file: Path) -> None:
+    """Put the weights in, if they are the net's: names, shapes, types, and finite numbers."""
+    try:
+        state = load_file(weights)
+    except Exception as error:  # of safetensors, and of the system
+        reason = escape.printable(str(error)[:200]) or type(error).__name__
+        raise UserError(f"{weights} is damaged ({reason}).") from error
+    own = backbone.net.state_dict()
+    wrong = [name for name in own.keys() ^ state.keys()]
+    wrong += [n for n in own.keys() & state.keys() if _kind(own[n]) != _kind(state[n])]
+    if wrong:
+        raise UserError(
+            f"{weights} doesn't fit the arch and the {backbone.head.weight.shape[0]} classes of"
+            f" {file}: {len(wrong)} tensors are missing, unknown, or of another shape,"
+            f" {ascii(min(wrong))[:100]} for one."
+        )
+    broken = [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{weights} is damaged (values of {ascii(broken[0])[:100]} are no finite numbers)."
+        )
+    backbone.net.load_state_dict(state)
+
+
+def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.shape), tensor.dtype
+
+
+@torch.inference_mode()
+def _try_out(backbone: Backbone, file: Path) -> None:
+    """See that the net takes photos of the size that it is said to see, by a black one."""
+    try:
+        side = backbone.input_size
+        good = bool(backbone.eval()(torch.zeros(1, 3, side, side)).isfinite().all())
+        reason = "the net's answers are no finite numbers"
+    except Exception as error:
+        good, reason = False, f"the net can't see these photos: {str(error)[:200]}"
+    if not good:
+        reason = escape.printable(" ".join(reason.split()))
+        raise UserError(f"{file} is damaged (transforms or weights: {reason}).")
+
+
+class Bounded(TorchFunctionMode):
+    """Inside `with`, nets can be built until their tensors have more than `most` elements."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Count what `torch.empty` and the like are asked for, before they make it."""
+        if func in MAKERS:
+            shape = args[0] if len(args) == 1 and isinstance(args[0], Sequence) else args
+            sizes = [size for size in shape if isinstance(size, int)]
+            self.left -= max(math.prod(sizes), OVERHEAD)
+            if self.left < 0:
+                raise ValueError("the net is larger than its weights")
+        return func(*args, **(kwargs or {}))
 
 
 def describe_transforms(transforms: ImageClassification) -> dict[str, Any]:

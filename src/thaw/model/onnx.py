@@ -10,7 +10,11 @@ from PIL import Image
 
 from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.errors import UserError
+from thaw.escape import printable
+from thaw.model.description import EXPORTED
 from thaw.model.prediction import Prediction, decide
+from thaw.runs.read import damage
+from thaw.runs.schema import Wrong, bounded
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -38,8 +42,14 @@ class OnnxModel:
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
         batch = np.stack([np.asarray(image) for image in images])
-        (rows,) = self.session.run(None, {"images": batch})
-        return np.asarray(rows)
+        try:
+            rows = np.asarray(self.session.run(None, {"images": batch})[0])
+        except Exception as error:  # a class of its own for every reason
+            reason = printable(" ".join(str(error).split())[:200])
+            raise UserError(f"The ONNX file can't be run on this photo: {reason}.") from error
+        if rows.shape != (len(batch), len(self.classes)):
+            raise UserError(f"The ONNX file gives {rows.shape} for {len(self.classes)} classes.")
+        return rows
 
     def predict(
         self,
@@ -99,4 +109,14 @@ def load(path: Path | str) -> OnnxModel:
             f"Expected an ONNX file that thaw export wrote, but {path} lacks the metadata"
             f" {[key for key in KEYS if key not in metadata]}."
         )
-    return OnnxModel(session, {key: json.loads(metadata[key]) for key in metadata})
+    with damage(Path(path)):
+        info = {key: json.loads(value) for key, value in metadata.items()}
+        bounded(info)
+        EXPORTED(info)
+        shapes = [place.shape for place in session.get_outputs()]
+        takes = [(place.name, place.type) for place in session.get_inputs()]
+        if takes != [("images", "tensor(uint8)")] or len(shapes) != 1 or len(shapes[0]) != 2:
+            raise Wrong("its graph isn't one from photos to probabilities")
+        if shapes[0][1] not in (len(info["classes"]), None) and isinstance(shapes[0][1], int):
+            raise Wrong(f"it names {len(info['classes'])} classes, and its graph {shapes[0][1]}")
+    return OnnxModel(session, info)

@@ -1,7 +1,5 @@
 """Predictions for people (a line a photo, a figure) and for programs (CSV, JSON)."""
 
-import csv
-import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from thaw.data import grid
 from thaw.data.find import LeftOut, counted, find_photos
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
+from thaw.escape import joined, printable, say
 from thaw.model import batch, unsure
 from thaw.model.prediction import Prediction, as_row
 
@@ -77,7 +76,7 @@ def predict(
             sets.append(unsure.label_set(prediction.probabilities, cutoff))
         if not quiet:
             line = _line(prediction, sets[-1] if sets else None, top_k)
-            print(f"{prediction.path:<{width}}  {line}", flush=True)
+            say(f"{prediction.path:<{width}}  {line}")
     if broken and not found:
         raise broken[0]
     if csv is not None:
@@ -138,15 +137,10 @@ def load_model(run: Path) -> Any:
 
 
 def _csv(found: list[Prediction], sets: list[list[str]]) -> str:
-    text = io.StringIO()
     rows = [as_row(prediction) for prediction in found]
     if sets:
-        joined = [{"labels": "|".join(labels)} for labels in sets]
-        rows = [row | labels for row, labels in zip(rows, joined, strict=True)]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+        rows = [row | {"labels": joined(s)} for row, s in zip(rows, sets, strict=True)]
+    return files.csv_text(rows)
 
 
 def _json(found: list[Prediction], sets: list[list[str]]) -> str:
@@ -157,10 +151,10 @@ def _json(found: list[Prediction], sets: list[list[str]]) -> str:
 
 
 def _write(place: str, text: str) -> None:
-    if place == "-":
-        print(text, end="")
+    if place == "-":  # what is piped to a program stays as it is
+        print(printable(text, keep="\n") if sys.stdout.isatty() else text, end="")
     else:
-        Path(place).write_text(text, encoding="utf-8")
+        files.write(Path(place), text)
 
 
 def draw(path: Path, found: list[Prediction], sets: list[list[str]]) -> None:

@@ -10,6 +10,7 @@ one that is too slow 408, one from another site 403, and each `{"error": ...}`.
 import asyncio
 import base64
 import io
+import json
 import logging
 import math
 import time
@@ -26,7 +27,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Message
 
@@ -45,6 +46,16 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
     " img-src data: blob:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
+
+
+class Answer(Response):
+    """Plain values as JSON; of a name that is no text in UTF-8, the bytes are escapes."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """As Starlette's own, whose encoding would fail."""
+        return json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def app(run: Path, name: str | None = None, host: str | None = None) -> Starlette:
@@ -88,7 +99,7 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
             busy.release()
         return {"name": photo} | found
 
-    async def predict(request: Request) -> JSONResponse:
+    async def predict(request: Request) -> Answer:
         explained = request.query_params.get("explain") == "1" and facts["explains"]
         async with _limited(request).form(max_files=PHOTOS, max_fields=0) as form:
             photos = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
@@ -100,13 +111,13 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
             ]
         errors = [found["error"] for found in answers if "error" in found]
         if len(errors) == len(answers):
-            return JSONResponse({"error": errors[0], "photos": answers}, 422)
-        return JSONResponse({"photos": answers})
+            return Answer({"error": errors[0], "photos": answers}, 422)
+        return Answer({"photos": answers})
 
     page = (files("thaw.model") / "page.html").read_text(encoding="utf-8")
     routes = [
         Route("/", lambda _: HTMLResponse(page, headers={"Content-Security-Policy": POLICY})),
-        Route("/model", lambda _: JSONResponse(facts)),
+        Route("/model", lambda _: Answer(facts)),
         Route("/predict", predict, methods=["POST"]),
     ]
     return Starlette(
@@ -127,9 +138,9 @@ def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
 
 
-def _refuse(_: Request, error: Exception) -> JSONResponse:
+def _refuse(_: Request, error: Exception) -> Answer:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code)
+    return Answer({"error": error.detail}, error.status_code)
 
 
 def _limited(request: Request) -> Request:

@@ -7,7 +7,9 @@ Each `conf/arch/*.yaml` names one function of this file. Their weights are found
 import difflib
 import json
 import math
+import re
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +30,13 @@ from thaw.nets.weights import (
     named_file,
     packaged,
     without_aux,
+)
+
+# Keywords of timm and torchvision that read files, fetch, or make something else than a classifier.
+NOT_OF_THE_NET = re.compile(
+    r"(pretrained|hf_|weights|checkpoint|feature_c|kwargs_filter).*"
+    r"|.*(url|file|checkpoint_path|cache_dir)"
+    r"|features_only|out_indices|model_cfg|model_name|name|scriptable|exportable|no_jit|progress"
 )
 
 
@@ -164,15 +173,43 @@ def small_cnn(
 
 
 def build(origin: dict[str, Any]) -> nn.Module:
-    """Make the net of a `Backbone.origin` with random weights; nothing is read or downloaded."""
+    """Make the net of a `Backbone.origin` with random weights; nothing is read or downloaded.
+
+    Raises:
+        UserError: the library has no such classifier, or a keyword would open or fetch something.
+    """
     name, kwargs = origin["name"], origin["kwargs"]
+    if odd := _odd(kwargs):
+        raise UserError(
+            f"Expected further keys of arch to be those of the net itself, got {ascii(odd)[:80]};"
+            " weights are named by arch.weights alone."
+        )
     if origin["source"] == "torchvision":
+        if name not in (known := models.list_models(module=models)):
+            raise _unknown(name, known, "torchvision")
         return models.get_model(name, weights=None, **kwargs)
     if origin["source"] == "timm":
         import timm as library
 
+        if not library.is_model(name.partition(".")[0]) or ":" in name or "/" in name:
+            raise _unknown(name, library.list_models(), "timm")
         return library.create_model(name, pretrained=False, **kwargs)
     return _small_cnn(**kwargs)
+
+
+def _odd(value: Any, name: str = "") -> str | None:
+    """What in keywords isn't plain, or isn't of the net itself; None if nothing is."""
+    if NOT_OF_THE_NET.fullmatch(name):
+        return name
+    if isinstance(value, Mapping):
+        return next((odd for key, v in value.items() if (odd := _odd(v, str(key)))), None)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        long = len(value) > 100
+        return name if long else next((odd for v in value if (odd := _odd(v, name))), None)
+    good = value is None or isinstance(value, bool)
+    good |= isinstance(value, int | float) and abs(value) <= 1e6
+    good |= isinstance(value, str) and re.fullmatch(r"[\w.\- ]{0,64}", value) is not None
+    return None if good else f"{name}={value}"
 
 
 def _small_cnn(width: int) -> nn.Sequential:

@@ -1,8 +1,7 @@
 """What a net is made of, and what a schedule trains of it when; no weights are read for that."""
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,15 +16,18 @@ from rich import get_console
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 from torch import Tensor
 
 from thaw.errors import UserError
+from thaw.escape import printable
 from thaw.launch import cli, conf
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.nets.weights import without_loading
 from thaw.report.terminal import phase_line
-from thaw.training.run import RunFolder
+from thaw.runs import read, shipped, trust
+from thaw.runs.folder import RunFolder
 from thaw.training.schedule import Schedule, stage_rates
 
 MOST_NAMES = 8  # of parameters that are listed unless more are asked for
@@ -53,26 +55,50 @@ def build(
     return backbone, schedule, cfg.hydra.runtime.choices
 
 
-def build_run(run: Path) -> tuple[Backbone, Schedule | None, dict[str, Any]]:
+def build_run(
+    run: Path, own: Collection[str] = ()
+) -> tuple[Backbone, Schedule | None, dict[str, Any]]:
     """The trained net of a run or a bundle; of a run also its schedule, and further facts.
 
+    Args:
+        own: targets of the run's schedule that the user knows to be his.
+
     Raises:
-        UserError: there is no bundle.
+        UserError: there is no bundle, or it is damaged, or the schedule isn't Thaw's.
     """
     model = bundle.load(run)
     backbone, info = model.backbone, model.info
-    backbone.meta = {k: v for k, v in info["pretrained"].items() if v is not None}
+    backbone.meta = {k: v for k, v in info.get("pretrained", {}).items() if v is not None}
     backbone.pretrained = "source" in backbone.meta
     facts = {"classes": model.classes, "temperature": model.temperature}
     facts |= {"threshold": model.threshold, "accuracy": info.get("metrics", {}).get("test/acc")}
     settings = RunFolder(run).settings
     if settings is None:
         return backbone, None, facts
-    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
-    facts["steps"] = -(-len(split["train"]) // settings["data"]["batch_size"])
-    choices = OmegaConf.load(run / ".hydra" / "hydra.yaml").hydra.runtime.choices
-    facts |= {"arch": choices.arch, "finetune": choices.finetune}
-    return backbone, instantiate(settings["finetune"]), facts
+    batch_size, photos = settings.get("data", {}).get("batch_size"), read.split(run).photos["train"]
+    if isinstance(batch_size, int) and batch_size > 0:
+        facts["steps"] = -(-len(photos) // batch_size)
+    choices = read.choices(run)
+    facts |= {"arch": choices["arch"], "finetune": choices["finetune"]}
+    return backbone, _schedule(run / "environment.json", settings.get("finetune", {}), own), facts
+
+
+def _schedule(file: Path, given: dict[str, Any], own: Collection[str]) -> Schedule:
+    """A run's schedule; nothing that its folder names is called unless it is Thaw's, or `own`."""
+    for target in trust.targets(given):
+        if target not in shipped.targets("finetune") and target not in own:
+            raise UserError(
+                f"{file} names {ascii(target)[:80]}, which isn't Thaw's, so it isn't run; if that"
+                f" is yours, confirm it: --set finetune._target_={ascii(target)[1:-1][:80]}."
+            )
+    try:
+        made = instantiate(given)
+    except Exception as error:
+        reason = cli.user_sentence(error) or f"{type(error).__name__}: {error}"
+        raise UserError(f"{file} is damaged (finetune: {reason.rstrip('.')}).") from error
+    if not isinstance(made, Schedule):
+        raise UserError(f"{file} is damaged (finetune makes a {type(made).__name__}).")
+    return made
 
 
 def show_all() -> None:
@@ -158,7 +184,7 @@ def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
     }
     if trained := facts.get("trained"):
         del lines["ImageNet top-1"]
-        lines["classes"] = ", ".join(trained["classes"])
+        lines["classes"] = ", ".join(map(printable, trained["classes"]))
         share, threshold = trained["accuracy"], trained["threshold"]
         lines["test accuracy"] = "unknown" if share is None else f"{share:.1%}"
         lines["confidence"] = f"temperature {trained['temperature']:.3g}, " + (
@@ -168,8 +194,14 @@ def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
     numbers = Column("parameters", justify="right")
     table = Table("stage", numbers, "output", header_style="bold", box=None, padding=(0, 2, 0, 0))
     for stage in facts["stages"]:
-        table.add_row(stage["name"], f"{stage['parameters']:,}", str(stage["shape"] or "-"))
-    line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+        table.add_row(
+            Text(printable(stage["name"])), f"{stage['parameters']:,}", str(stage["shape"] or "-")
+        )
+    show_line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+
+    def line(text: str) -> None:
+        show_line(printable(text, keep="\n"))
+
     for name, text in lines.items():
         if weights or name not in ("ImageNet top-1", "licence"):
             line(f"{name:<14}  {text}")

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from thaw.errors import UserError
+from thaw.files import spell_out
 from thaw.nets.backbone import Backbone
 
 MOST = 64  # filters in the figure
@@ -42,4 +43,5 @@ def draw(path: Path, backbone: Backbone) -> None:
     shown = f"{count} filters" if count <= MOST else f"The first {MOST} of {count} filters"
     state = "" if backbone.pretrained else ", before any training"
     figure.suptitle(f"{shown} of {name}, {height}×{width} pixels{state}", fontsize=11)
+    spell_out(figure)
     figure.savefig(path, dpi=120)

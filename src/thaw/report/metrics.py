@@ -18,6 +18,7 @@ from torch import Tensor
 
 from thaw.data.folder import PhotoFolder
 from thaw.evaluation.scores import scores, wilson
+from thaw.model.prediction import columns
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
 from thaw.training.unfreezing import StagedUnfreezing
@@ -133,7 +134,7 @@ def latency(backbone: Backbone, repeats: int = 5) -> float:
 
 
 def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[str, Any]]:
-    """Rows of `predictions.csv`: path, label, prediction, confidence, and a column a class."""
+    """Rows of `predictions.csv`: path, label, prediction, confidence, and a `p:CLASS` for each."""
     probabilities = results["logits"].softmax(dim=1)  # [N, classes]
     rows = []
     for sample, row in zip(data.splits["test"], probabilities.tolist(), strict=True):
@@ -144,7 +145,7 @@ def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[s
             "prediction": data.classes[row.index(confidence)],
             "confidence": confidence,
         }
-        rows.append(values | dict(zip(data.classes, row, strict=True)))
+        rows.append(values | columns(dict(zip(data.classes, row, strict=True))))
     return rows
 
 

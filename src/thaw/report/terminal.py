@@ -9,12 +9,14 @@ from rich import get_console
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from thaw.data.folder import PhotoFolder
+from thaw.escape import printable
 from thaw.launch.cli import door
 from thaw.nets.backbone import Backbone
+from thaw.runs.folder import RunFolder
 from thaw.training.history import History
-from thaw.training.run import RunFolder
 from thaw.training.schedule import Phase, Schedule, stage_rates
 from thaw.training.unfreezing import StagedUnfreezing
 
@@ -38,7 +40,8 @@ def stage_table(backbone: Backbone, schedule: Schedule) -> Table:
     for phase in schedule.phases:
         length = f"{phase.epochs} epochs" if phase.epochs > 1 else "1 epoch"
         until = "\nor converged" if phase.until else ""
-        table.add_column(f"{phase.name}\n{length}{until}", justify="right")
+        name = Text(f"{printable(phase.name)}\n{length}{until}")
+        table.add_column(name, justify="right")
     rates = stage_rates(schedule, backbone)
     for stage in backbone.stages:
         cells = [f"{lr:.3g}" if lr else "[dim]frozen[/dim]" for lr in rates[stage]]

@@ -17,11 +17,11 @@ from thaw.errors import UserError
 from thaw.files import write_csv
 from thaw.launch import cli, memory, names
 from thaw.nets.weights import without_loading
+from thaw.runs.folder import RunFolder
 from thaw.shortlist import figure, table
 from thaw.shortlist.probe import USED, fold_of_each
 from thaw.shortlist.rank import probe, rank
 from thaw.shortlist.words import Net, read
-from thaw.training.run import RunFolder
 from thaw.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from thaw.comparison.verdict import ALPHA, listed, p_text
 from thaw.data.folder import PhotoFolder
+from thaw.escape import printable
 from thaw.launch.cli import door
 from thaw.report.terminal import percent
 from thaw.shortlist.words import Net
@@ -28,7 +29,7 @@ CAVEAT = (
 
 def line(console: Console, text: str, style: str = "") -> None:
     """Print a line as it is: nothing in it is markup, and the terminal breaks it where it likes."""
-    console.print(Text(text, style), soft_wrap=True)
+    console.print(Text(printable(text, keep="\n"), style), soft_wrap=True)
 
 
 def show_start(console: Console, data: PhotoFolder, photos: int, folds: int) -> None:

@@ -3,16 +3,18 @@
 Hydra imports this file when a sweep begins, so torch and matplotlib are not imported with it.
 """
 
-import csv
-import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from thaw import files
+from thaw.errors import UserError
+from thaw.escape import say
+from thaw.runs import read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,12 +29,12 @@ class ForgettingFigure(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read what the jobs left; those that measured no forgetting are passed over."""
         folder = Path(config.hydra.sweep.dir)
-        runs = read(folder)
+        runs = find(folder)
         if not runs:
             return
         draw(runs, folder / NAME)
-        print("", *(run.sentence() for run in runs), sep="\n")
-        print(f"\n{'figure':<14} {folder / NAME}", flush=True)
+        say("", *(run.sentence() for run in runs))
+        say("", f"{'figure':<14} {folder / NAME}")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class ThawedRun:
     rate: float  # of the last phase
     about: str
     metrics: dict[str, Any]
-    history: list[dict[str, str]]
+    history: list[dict[str, Any]]
 
     def curve(self, key: str) -> list[float]:
         """A column of `history.csv`."""
-        return [float(row[key]) for row in self.history]
+        return [row[key] for row in self.history]
 
     @property
     def frozen_epochs(self) -> int:
@@ -71,29 +73,40 @@ class ThawedRun:
         )
 
 
-def read(folder: Path) -> list[ThawedRun]:
+def find(folder: Path) -> list[ThawedRun]:
     """The runs of a sweep that tell of forgetting, the lowest rate first."""
-    paths = [path.parent for path in sorted(folder.glob("*/metrics.json"))]
-    given = {path: list(OmegaConf.load(path / ".hydra" / "overrides.yaml")) for path in paths}
+    given: dict[Path, list[str]] = {}
+    for path in sorted(folder.glob("*/metrics.json")):
+        with suppress(UserError):  # the comparison says which are damaged
+            given[path.parent] = read.overrides(path.parent)
     runs = []
     for path, overrides in given.items():
-        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
-        if "drift/imagenet" not in metrics:
-            continue
-        cfg = OmegaConf.load(path / ".hydra" / "config.yaml")
-        phase, settings = list(cfg.finetune.phases.items())[-1]
-        own = [
-            str(override)
-            for override in overrides
-            if not all(override in others for others in given.values())
-            and not str(override).startswith(f"finetune.phases.{phase}.lr=")
-        ]
-        with (path / "history.csv").open(newline="", encoding="utf-8") as file:
-            history = list(csv.DictReader(file))
-        name = ", ".join([f"{settings.lr:g}", *own])
-        about = f"{cfg.arch.name} on {Path(cfg.data.root).name}"
-        runs.append(ThawedRun(name, settings.lr, about, metrics, history))
+        with suppress(UserError):
+            runs += _thawed(path, overrides, list(given.values()))
     return sorted(runs, key=lambda run: run.rate)
+
+
+def _thawed(path: Path, overrides: list[str], every: list[list[str]]) -> list[ThawedRun]:
+    """The run, if it measured forgetting."""
+    metrics, history, cfg = read.metrics(path), read.history(path), read.config(path)
+    phases = cfg.get("finetune", {}).get("phases")
+    needed = {"drift/imagenet", "drift/features", "drift/images", "best/epoch", "test/images"}
+    needed |= {"test/acc_low", "test/acc_high"}
+    if any(key not in metrics for key in needed) or not isinstance(phases, dict) or not phases:
+        return []
+    phase, settings = list(phases.items())[-1]
+    rate = settings.get("lr") if isinstance(settings, dict) else None
+    if not isinstance(rate, int | float) or metrics["best/epoch"] > len(history):
+        return []
+    own = [
+        override
+        for override in overrides
+        if not all(override in others for others in every)
+        and not override.startswith(f"finetune.phases.{phase}.lr=")
+    ]
+    name = ", ".join([f"{rate:g}", *own])
+    about = f"{cfg['arch'].get('name')} on {Path(str(cfg.get('data', {}).get('root'))).name}"
+    return [ThawedRun(name, rate, about, metrics, history)]
 
 
 def draw(runs: list[ThawedRun], path: Path) -> None:

@@ -4,7 +4,6 @@ Hydra imports this file when it starts, so torch and matplotlib are not imported
 """
 
 import copy
-import json
 import logging
 import math
 import os
@@ -18,11 +17,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
+from thaw.escape import printable
+from thaw.files import write
 from thaw.launch.cli import ConsoleHandler, user_sentence
+from thaw.runs import read
 
 if TYPE_CHECKING:
     from thaw.nets.backbone import Backbone
-    from thaw.training.run import RunFolder
+    from thaw.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 failures: list[Path] = []  # runs of the sweep that ended, for the exit code
@@ -40,9 +42,9 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, ConsoleHandler):
             handler.setLevel(logging.WARNING)
-    done_before = run.status.get("state") == "done"
-    began = time.perf_counter()
+    done_before, began = False, time.perf_counter()
     try:
+        done_before = run.status.get("state") == "done"
         loss = train()
     except Exception as error:
         sentence = user_sentence(error)
@@ -51,8 +53,8 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
             sentence = f"{type(error).__name__}: {error} (see {run}/train.log)"
         log.debug(sentence)
         run.end("failed", error, keep=True)
-        if run.status.get("state") == "done":
-            (run.path / REFUSED).write_text(sentence, encoding="utf-8")
+        if done_before:
+            write(run.path / REFUSED, sentence)
         show_failed(run.path, sentence)
         return math.inf
     except BaseException as interrupt:  # Interrupted, or how a launcher stops its processes
@@ -62,7 +64,8 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
         metrics = run.metrics
         state = "done before" if done_before else f"{time.perf_counter() - began:6.1f} s"
         get_console().print(
-            f"{run.path.name}  val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
+            printable(run.path.name)
+            + f"  val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
             f"  {state}",
             markup=False,
             highlight=False,
@@ -94,7 +97,11 @@ def show_failed(run: Path, reason: str) -> None:
     from rich import get_console
 
     get_console().print(
-        f"{run.name}  failed  {reason}", style="red", markup=False, highlight=False, soft_wrap=True
+        printable(f"{run.name}  failed  {reason}", keep="\n"),
+        style="red",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -131,7 +138,7 @@ class Verdict(Callback):
         if "submitit" in launcher:  # what its jobs print goes to files in `.submitit`
             for run in failures:
                 mark = run / REFUSED
-                told = mark.read_text(encoding="utf-8") if run in refused else ""
+                told = mark.read_text(encoding="utf-8", errors="replace") if run in refused else ""
                 show_failed(run, told or jobs[run].get("reason", f"see {run}/train.log"))
         before = len(self.before & done)
         print(
@@ -151,6 +158,13 @@ class Verdict(Callback):
 
 
 def _jobs(config: DictConfig) -> dict[Path, dict[str, Any]]:
-    """Run folders of a sweep, and what their `status.json` holds."""
+    """Run folders of a sweep, and how they stand."""
     paths = sorted(Path(config.hydra.sweep.dir).glob("**/status.json"))
-    return {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.parent: _status(path.parent) for path in paths}
+
+
+def _status(run: Path) -> dict[str, Any]:
+    try:
+        return read.status(run)
+    except UserError as error:
+        return {"state": "damaged", "reason": str(error)}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from thaw.escape import printable, say
 from thaw.files import write_figure
 from thaw.launch import names
 from thaw.launch.cli import Refused
@@ -69,8 +70,8 @@ class Study(Callback):
             path = Path(config.hydra.sweep.dir) / NAME
             draw(trials, path)
             best = min(trials, key=lambda trial: trial.loss)
-            print(f"\nThe best of {len(trials)} trials is number {best.number}: {best.words}")
-            print(f"\n{'figure':<14} {path}", flush=True)
+            say("", f"The best of {len(trials)} trials is number {best.number}: {best.words}")
+            say("", f"{'figure':<14} {path}")
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,16 @@ def _load(config: DictConfig) -> "OptunaStudy":
 
     optuna.logging.set_verbosity(logging.WARNING)
     sweeper = config.hydra.sweeper
-    return optuna.create_study(
-        study_name=sweeper.study_name,
-        storage=sweeper.storage,
-        direction="minimize",
-        load_if_exists=True,
-    )
+    try:
+        return optuna.create_study(
+            study_name=sweeper.study_name,
+            storage=sweeper.storage,
+            direction="minimize",
+            load_if_exists=True,
+        )
+    except Exception as error:  # of whatever database it is
+        reason = printable(" ".join(str(error).split())[:200])
+        raise Refused(f"The study in {sweeper.storage} can't be gone on with: {reason}.") from error
 
 
 def _done(study: "OptunaStudy") -> list["FrozenTrial"]:
@@ -142,9 +147,10 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_unchanged(study: "OptunaStudy", now: dict[str, Any]) -> None:
-    from thaw.training.run import differences
+    from thaw.runs import shipped
+    from thaw.runs.folder import differences
 
-    before = study.user_attrs
+    before = shipped.moved(dict(study.user_attrs))
     if not before:
         for key, value in now.items():  # each by itself: a database's rows are short
             study.set_user_attr(key, value)

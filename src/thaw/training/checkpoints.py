@@ -1,5 +1,6 @@
 """Checkpoints that a kill can't spoil: whole or absent, without pickled code, and not too often."""
 
+import logging
 import os
 import time
 from pathlib import Path
@@ -11,9 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from thaw.nets.backbone import Backbone
+from thaw.runs.schema import Wrong, anything, items, number, record, text, whole
 from thaw.training.history import History
-from thaw.training.unfreezing import StagedUnfreezing
+from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
+log = logging.getLogger(__name__)
 EVERY = 10.0  # seconds between checkpoints, at least
 
 
@@ -52,8 +55,22 @@ class Checkpoints(Checkpoint):
         self.phases = 1  # that have begun
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run that goes on has begun some."""
+        """A run that goes on has begun some phases; what it lost of its best epoch is said."""
         self.phases = len(self.staged.starts)
+        path = self.folder / "best.ckpt"
+        if not self.history.rows or (reason := _unreadable(path, pl_module)) is None:
+            return
+        best, last = self.history.best["epoch"], self.history.rows[-1]["epoch"]
+        self.history.forget_best()
+        if best != last:
+            log.warning(
+                "%s %s: it held the best epoch, %d; the best from epoch %d on takes its place.",
+                *(path, reason, best, last),
+            )
+        self.best = {
+            name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()
+        }
+        self._write_best(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What a phase that begins trains isn't frozen any more, as what is kept here may be."""
@@ -79,12 +96,16 @@ class Checkpoints(Checkpoint):
         begun, self.phases = self.phases, len(self.staged.starts)
         now = time.monotonic()
         if trainer.strategy.broadcast(begun != self.phases or now - self.written >= EVERY):
-            if self.pending and trainer.is_global_zero:
-                facts = {"state_dict": self.best, "epoch": self.history.best["epoch"] - 1}
-                AtomicCheckpoints().save_checkpoint(facts, self.folder / "best.ckpt")
-            self.pending = False
+            if self.pending:
+                self._write_best(trainer)
             trainer.save_checkpoint(self.folder / "last.ckpt")
             self.written = time.monotonic()
+
+    def _write_best(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            facts = {"state_dict": self.best, "epoch": self.history.best["epoch"] - 1}
+            AtomicCheckpoints().save_checkpoint(facts, self.folder / "best.ckpt")
+        self.pending = False
 
     def load_best(self, module: LightningModule) -> None:
         """Put the weights of the best epoch on val into the module.
@@ -97,16 +118,69 @@ class Checkpoints(Checkpoint):
         self.best = {}
 
 
+def resume_point(folder: Path, module: LightningModule) -> Path | None:
+    """The newest checkpoint that is whole and this module's; None to begin at the beginning."""
+    for path in (folder / "last.ckpt", folder / "previous.ckpt"):
+        if not path.is_file():
+            continue
+        reason = why_unusable(path, module)
+        if reason is None:
+            log.info("going on from %s", path)
+            return path
+        log.warning("%s %s; going on from what was before it.", path, reason)
+    return None
+
+
 def why_unusable(path: Path, module: LightningModule) -> str | None:
     """What is wrong with a file as a checkpoint to go on from; None if nothing is."""
+    if reason := _unreadable(path, module):
+        return reason
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        _whole(torch.load(path, map_location="cpu", weights_only=True))
+    except Wrong as wrong:
+        return f"is no checkpoint of Thaw's ({wrong})"
+    return None
+
+
+_row = record({"epoch": whole(1, 10**9), "phase": text(), MONITOR: number(finite=False)})
+_count = whole(0, 10**12)
+_staged = {
+    "starts": items(_count, least=1),
+    "frozen": record({}, others=text()),
+    "best_loss": number(finite=False),
+    "stale": _count,
+    "best_weights": record({}),
+    "verified": items(text()),
+}
+_history = {"rows": items(_row)}
+_callbacks = {
+    "StagedUnfreezing": record(_staged, others=None),
+    "History": record(_history, {"known_from": _count}, others=None),
+}
+_optimizer = record({"state": anything, "param_groups": items(record({"params": anything}))})
+_whole = record(
+    {
+        "epoch": _count,
+        "global_step": _count,
+        "callbacks": record(_callbacks),
+        "optimizer_states": items(_optimizer, 1, 1),
+        "loops": record({"fit_loop": record({})}),
+    }
+)
+
+
+def _unreadable(path: Path, module: LightningModule) -> str | None:
+    """What keeps a file's weights from being this module's; None if nothing does."""
+    if not path.is_file():
+        return "is missing"
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes torch raise
         return f"is damaged ({type(error).__name__})"
-    needed = {"StagedUnfreezing", "History"}
-    if not isinstance(checkpoint, dict) or not needed <= set(checkpoint.get("callbacks", ())):
+    state = found.get("state_dict") if isinstance(found, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         return "is no checkpoint of Thaw's"
-    shapes = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+    shapes = {name: tensor.shape for name, tensor in state.items()}
     if shapes != {name: tensor.shape for name, tensor in module.state_dict().items()}:
         return "is of another net"
     return None

@@ -16,6 +16,7 @@ class History(Callback):
     def __init__(self, path: Path, staged: StagedUnfreezing) -> None:
         self.path, self.staged = path, staged
         self.rows: list[dict[str, Any]] = []
+        self.known_from = 0
         self.seconds_before = 0.0  # spent by processes that this one goes on from
         self.began = 0.0
         self.phase = ""
@@ -23,15 +24,19 @@ class History(Callback):
     @property
     def best(self) -> dict[str, Any]:
         """The row of the epoch that `best.ckpt` holds: the first with the lowest val loss."""
-        return min(self.rows, key=lambda row: row[MONITOR])
+        return min(self.rows[self.known_from :], key=lambda row: row[MONITOR])
+
+    def forget_best(self) -> None:
+        """The weights of all epochs but the last are gone, so the best is that or a later one."""
+        self.known_from = len(self.rows) - 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows."""
-        return {"rows": self.rows}
+        """The rows, and from which of them on one may be the best."""
+        return {"rows": self.rows, "known_from": self.known_from}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows of a checkpoint; later epochs of an interrupted run are forgotten."""
-        self.rows = list(state_dict["rows"])
+        self.rows, self.known_from = list(state_dict["rows"]), state_dict.get("known_from", 0)
         self.seconds_before = sum(row["seconds"] for row in self.rows)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

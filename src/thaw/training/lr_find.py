@@ -5,7 +5,6 @@ loss falls most steeply over the logarithm of the learning rate, before its lowe
 """
 
 import itertools
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from torch.nn import functional as F
 
 from thaw.data.folder import PhotoFolder
 from thaw.files import write_figure, write_json
+from thaw.runs.read import read_json
+from thaw.runs.schema import items, number, or_none, record
 from thaw.training.frozen import FrozenWork
 from thaw.training.module import Classifier
 from thaw.training.schedule import Schedule
@@ -37,6 +38,11 @@ class Curve:
     suggestion: float | None
 
 
+_numbers = items(number(finite=False))
+_rate = or_none(number(0, 1e9))
+CURVE = record({"rates": _numbers, "losses": _numbers, "suggestion": _rate}, others=None)
+
+
 def use_found_lr(
     module: Classifier,
     data: PhotoFolder,
@@ -51,7 +57,7 @@ def use_found_lr(
     """
     file, phase = folder / "lr_find.json", schedule.phases[0]
     if file.is_file():
-        curve = Curve(**json.loads(file.read_text(encoding="utf-8")))
+        curve = Curve(**read_json(file, CURVE))
     else:
         curve = search(module, data, schedule, work)
         if writes:

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from thaw.errors import UserError
+from thaw.runs.folder import RunFolder
 from thaw.training.checkpoints import AtomicCheckpoints
-from thaw.training.run import RunFolder
 
 # Lightning's advice for cases that Thaw has decided.
 ADVICE = (

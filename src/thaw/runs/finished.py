@@ -1,7 +1,5 @@
 """What finished runs left in their folders. Nothing here imports torch."""
 
-import csv
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from thaw.errors import UserError
 from thaw.launch.names import arch_name
+from thaw.runs import read, shipped
 
 # Settings that change where or how fast a run is, but not what comes out.
 ASIDES = ("seed", "resume", "resume_with_changes", "debug", "cache", "data.workers")
@@ -27,7 +24,7 @@ class Run:
     settings: dict[str, Any]  # by dotted key, without ASIDES
     choices: dict[str, str]  # of each config group
     metrics: dict[str, Any]
-    history: list[dict[str, float]]  # a row an epoch: val/loss and val/acc
+    history: list[dict[str, Any]]  # a row an epoch
     right: dict[tuple[str, str], bool]  # by a test photo's path and label
     val: frozenset[str]  # paths of the val photos
     device: str
@@ -43,7 +40,7 @@ class Unfinished:
     reason: str
 
 
-def read(paths: Sequence[Path]) -> tuple[list[Run], list[Unfinished]]:
+def find(paths: Sequence[Path]) -> tuple[list[Run], list[Unfinished]]:
     """All runs in these folders, at any depth.
 
     Raises:
@@ -64,14 +61,14 @@ def read(paths: Sequence[Path]) -> tuple[list[Run], list[Unfinished]]:
     unfinished: list[Unfinished] = []
     for folder in folders.values():
         try:
-            status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+            status = read.status(folder)
             if status["state"] != "done":
-                reason = status.get("reason") or f"last heard of {status.get('updated', 'never')}"
-                unfinished.append(Unfinished(folder, status["state"], str(reason).splitlines()[0]))
+                reason = status.get("reason") or f"last heard of {status['updated'] or 'never'}"
+                unfinished.append(Unfinished(folder, status["state"], reason.partition("\n")[0]))
             else:
                 runs.append(_read(folder, status))
-        except Exception as error:  # whatever a damaged file makes its reader raise
-            unfinished.append(Unfinished(folder, "damaged", f"{type(error).__name__}: {error}"))
+        except UserError as error:
+            unfinished.append(Unfinished(folder, "damaged", str(error).rstrip(".")))
     if not runs:
         why = "; ".join(f"{run.path} {run.state} ({run.reason})" for run in unfinished[:3])
         raise UserError(f"Expected a finished run, but of {len(unfinished)} none is: {why}.")
@@ -95,51 +92,22 @@ def _pool_latency(runs: Sequence[Run]) -> None:
 
 
 def _read(folder: Path, status: Mapping[str, Any]) -> Run:
-    cfg, hydra = _yaml(folder / ".hydra" / "config.yaml"), _yaml(folder / ".hydra" / "hydra.yaml")
-    choices = dict(hydra["hydra"]["runtime"]["choices"])
-    choices["arch"] = arch_name(choices["arch"], cfg["arch"].get("name"))
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    missing = [key for key in ("val/loss", "val/acc", "test/acc") if key not in metrics]
-    if missing:
-        raise ValueError(f"metrics.json lacks {', '.join(missing)}")
-    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-    with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
-        history = [
-            {key: float(row[key]) for key in ("val/loss", "val/acc")}
-            for row in csv.DictReader(file)
-        ]
+    chosen, split = read.choices(folder), read.split(folder, "val")
+    settings = shipped.with_defaults(shipped.moved(read.config(folder)), chosen)
+    circumstances = read.environment(folder, "device", "threads")
+    threads = circumstances["threads"]
     return Run(
         path=folder,
-        seed=cfg["seed"],
-        settings=_flat(cfg),
-        choices=choices,
-        metrics=metrics,
-        history=history,
-        right=_right(folder / "predictions.csv"),
-        val=frozenset(split["val"]),
-        device=_device(folder),
+        seed=settings["seed"],
+        settings=_flat(settings),
+        choices=chosen | {"arch": arch_name(chosen["arch"], settings["arch"].get("name"))},
+        metrics=read.metrics(folder),
+        history=read.history(folder),
+        right={(a.path, a.label): a.label == a.prediction for a in read.predictions(folder)},
+        val=frozenset(split.paths("val")),
+        device=f"{circumstances['device']}, {threads} thread{'s' if threads != 1 else ''}",
         updated=status["updated"],
     )
-
-
-def _yaml(path: Path) -> Any:
-    """What OmegaConf saved, read by libyaml where it is: a sweep may have hundreds of runs."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader)
-
-
-def _right(path: Path) -> dict[tuple[str, str], bool]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)  # a DictReader would take most of the time
-        header = next(rows, [])
-        at, label, prediction = (header.index(name) for name in ("path", "label", "prediction"))
-        return {(row[at], row[label]): row[label] == row[prediction] for row in rows}
-
-
-def _device(folder: Path) -> str:
-    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    threads = environment["threads"]
-    return f"{environment['device']}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The run folder: every file whole or absent at any moment, and enough to tell what ran."""
 
-import json
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,14 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 
 from thaw.errors import UserError
 from thaw.files import write_csv, write_json
-from thaw.training.checkpoints import why_unusable
-
-log = logging.getLogger(__name__)
+from thaw.runs import read, shipped
 
 
 def plain(cfg: Any) -> dict[str, Any]:
@@ -40,23 +35,10 @@ class RunFolder:
         here = Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
-    def resume_point(self, module: LightningModule) -> Path | None:
-        """The newest checkpoint that is whole and this module's; None to begin at the beginning."""
-        for path in (self.checkpoints / "last.ckpt", self.checkpoints / "previous.ckpt"):
-            if not path.is_file():
-                continue
-            reason = why_unusable(path, module)
-            if reason is None:
-                log.info("going on from %s", path)
-                return path
-            log.warning("%s %s; going on from what was before it.", path, reason)
-        return None
-
     @property
     def status(self) -> dict[str, Any]:
         """The contents of `status.json`; {} before the run began."""
-        path = self.path / "status.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read.status(self.path)
 
     @property
     def settings(self) -> dict[str, Any] | None:
@@ -64,13 +46,14 @@ class RunFolder:
 
         Not those in `.hydra`: Hydra has written the present ones there.
         """
-        path = self.path / "environment.json"
-        return json.loads(path.read_text(encoding="utf-8"))["settings"] if path.is_file() else None
+        if not (self.path / "environment.json").exists():
+            return None
+        return shipped.moved(read.environment(self.path, "settings")["settings"])
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The contents of `metrics.json`."""
-        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return read.metrics(self.path)
 
     def begin(self, split: dict[str, Any], environment: dict[str, Any]) -> None:
         """Mark the run as running, and write what it runs on.
@@ -79,11 +62,10 @@ class RunFolder:
             UserError: a run is resumed on other photos than those it began with.
         """
         path = self.path / "split.json"
-        if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            changed = [
-                key for key in ("classes", "train", "val", "test") if before[key] != split[key]
-            ]
+        if path.exists():
+            before, now = read.split(self.path), read.split_of(split)
+            changed = ["classes"] * (before.classes != now.classes)
+            changed += [name for name in read.SPLITS if _photos(before, name) != _photos(now, name)]
             if changed:
                 raise UserError(
                     f"The photos in {split['root']} aren't those that the run began with"
@@ -97,10 +79,15 @@ class RunFolder:
 
     def end(self, state: str, reason: BaseException, keep: bool = False) -> None:
         """Mark a run that broke off; a folder in which none began is removed unless `keep`."""
-        before = self.status.get("state", "failed")
-        if not self.writes or (before != "failed" and not self.began):
+        if not self.writes:
+            return
+        try:
+            status = self.status
+        except UserError:  # damaged: this process has been refused for it
+            return
+        if status.get("state", "failed") != "failed" and not self.began:
             return  # what an earlier process left stays as it is where this one was refused
-        if self.status or keep:
+        if status or keep:
             self._set(state, reason=str(reason) or type(reason).__name__)
             return
         for name in (".hydra", "train.log"):  # all that Hydra has put there by now
@@ -127,6 +114,10 @@ class RunFolder:
         write_json(self.path / "status.json", values)
 
 
+def _photos(split: read.Split, name: str) -> list[tuple[str, str]]:
+    return [(photo.path, photo.label) for photo in split.photos[name]]
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Keys of nested settings whose values differ, as `key: before -> now`.
 
@@ -143,8 +134,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return found
 
 
-def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_unchanged(run: RunFolder, now: Mapping[str, Any]) -> None:
     """Raise UserError where a run would be resumed with other settings."""
+    if run.settings is None:
+        return
+    before = shipped.with_defaults(run.settings, read.choices(run.path))
     asides = {"resume", "resume_with_changes", "debug", "cache"}  # they change no result
     changed = differences(
         {key: value for key, value in before.items() if key not in asides},
