@@ -18,8 +18,11 @@ from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
 from thaw.evaluation import scores
+from thaw.evaluation.unfamiliar import on_known
 from thaw.launch import cli, memory
 from thaw.model import bundle
+from thaw.model.familiar import store
+from thaw.model.familiar.store import Familiar
 from thaw.nets.backbone import Backbone
 from thaw.report import metrics as report
 from thaw.report import terminal
@@ -73,11 +76,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Tested:
-    """Logits `[N, classes]` and labels `[N]` of val and test, and what training made forget."""
+    """Logits `[N, classes]`, features `[N, D]` and labels `[N]` of val and test; what training made
+    forget; and what is familiar.
+    """
 
     val: dict[str, Tensor]
     test: dict[str, Tensor]
     forgotten: dict[str, float]
+    familiar: Familiar
 
 
 def one_run(
@@ -197,7 +203,15 @@ def test(training: Training, forgotten: dict[str, float]) -> Tested:
         # Val again, of the best epoch: what calibrates the model must not be test.
         loaders = [data.val_dataloader(), data.test_dataloader()]
         training.trainer.test(module, loaders, verbose=False)
-    return Tested(module.results(0), module.results(1), forgotten)
+    val, tested = module.results(0), module.results(1)
+    with training.clock("familiar"):
+        # The train photos as the net sees them now, which is no longer what it saw in training.
+        training.trainer.test(module, [data.seen_again()], verbose=False)
+        train = module.results(0)
+        photos = [sample.path for sample in data.splits["train"]]
+        read = (train["features"], train["label"], val["features"])
+        familiar = store.fit(*read, photos, str(data.root))
+    return Tested(val, tested, forgotten, familiar)
 
 
 def leave(
@@ -208,16 +222,20 @@ def leave(
     seconds = training.clock.seconds | {"seconds/features": training.extractor.seconds}
     photos = [sample.path for sample in data.splits["test"]]
     judged = (tested.val, test, data.classes, photos, data.root)
-    found = scores.report(*judged, run.path, figures=figures)
+    unfamiliar = on_known(tested.familiar, test["features"])
+    found = scores.report(*judged, run.path, figures=figures, unfamiliar=unfamiliar)
     test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | found.metrics
+    metrics["test/unfamiliar"] = unfamiliar.get("share")
     facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white, **found.bundle}
-    metrics["model/bytes"] = bundle.save(run.path / "model", backbone, data.classes, **facts)
+    metrics["model/bytes"] = bundle.save(
+        run.path / "model", backbone, data.classes, tested.familiar, **facts
+    )
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
     report.log_hyperparameters(
         training.trainer, settings | {"lr": parts.schedule.phases[0].lr}, metrics
     )
-    run.finish(metrics, report.predictions(test, data))
+    run.finish(metrics, report.predictions(test, data, tested.familiar))
     terminal.show_result(metrics, found.struggles, run)

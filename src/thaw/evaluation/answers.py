@@ -1,9 +1,10 @@
 """What a model says of labelled photos, as tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from thaw.errors import UserError
@@ -20,6 +21,7 @@ class Answers:
         photos: what each photo is called.
         root: the folder that these names begin in.
         temperature: what the logits are divided by.
+        features: `[N, D]`, what the head read, where that was kept.
 
     Raises:
         UserError: there are no photos, or logits that are no numbers.
@@ -31,6 +33,7 @@ class Answers:
     photos: list[str]
     root: Path
     temperature: float = 1.0
+    features: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def __post_init__(self) -> None:
         broken = int((~self.logits.isfinite().all(dim=1)).sum())

@@ -68,12 +68,14 @@ def report(
     root: Path,
     run: Path,
     figures: bool = True,
+    unfamiliar: dict[str, Any] | None = None,
 ) -> Report:
     """Calibrate on val, evaluate on test; writes `evaluation.json` and `figures/` into `run`.
 
     Args:
         val: `logits` `[N, classes]` and `label` `[N]`; likewise `test`.
         photos: the test photos' paths below `root`.
+        unfamiliar: what is told of test photos that are called that.
         figures: False leaves them to `thaw evaluate`: they take a second or two.
 
     Raises:
@@ -86,6 +88,7 @@ def report(
     answers = Answers(test["logits"], test["label"], classes, photos, root, temperature)
     conformal = unsure.conformal_scores(seen.of_label.tolist())
     found = facts(answers, conformal=conformal)
+    found["unfamiliar"] = unfamiliar
     write_json(run / "evaluation.json", found)
     if figures:
         evaluate_figures.draw(answers, found, run / "figures")
@@ -137,6 +140,7 @@ def facts(
         "reliability_uncalibrated": _reliability(replace(answers, temperature=1.0)),
         "unsure": None if threshold is None else unsure.outcome(confidence, correct, threshold),
         "sets": None if conformal is None else _sets(answers, conformal),
+        "unfamiliar": None,  # for those who have what the head read
         "worst": _rows(answers, answers.worst(LISTED)),
         "least_sure": _rows(answers, answers.least_sure(LISTED)),
     }

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,10 @@ from thaw.errors import UserError
 from thaw.files import write_json
 from thaw.model import description
 from thaw.model.description import FORMAT
-from thaw.model.prediction import Prediction, decide
+from thaw.model.familiar import store
+from thaw.model.familiar.level import level_of, own_level
+from thaw.model.familiar.store import Familiar
+from thaw.model.prediction import Prediction, Similar, decide
 from thaw.nets.backbone import Backbone
 from thaw.nets.pretrained import build
 from thaw.runs.read import damage, read_json
@@ -38,9 +42,12 @@ class Model:
     Args:
         backbone: with the trained weights.
         info: the contents of `model.json`.
+        familiar: what it keeps of its train photos.
     """
 
-    def __init__(self, backbone: Backbone, info: dict[str, Any]) -> None:
+    def __init__(
+        self, backbone: Backbone, info: dict[str, Any], familiar: Familiar | None = None
+    ) -> None:
         self.backbone = backbone.eval().requires_grad_(False)
         self.info = info
         self.classes: list[str] = info["classes"]
@@ -48,27 +55,38 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.familiar = familiar
+        self.level = own_level(info) if familiar else None
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
-        return self._logits([seen(self.transforms, image) for image in images])
+        return self._outputs([seen(self.transforms, image) for image in images])[0]
 
     @torch.inference_mode()
-    def _logits(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-        return self.backbone(torch.stack(inputs))
+    def _outputs(self, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.backbone.reading() as read:
+            logits = self.backbone(torch.stack(inputs))
+        return logits, read[-1]
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
         return (self.logits(images) / self.temperature).softmax(dim=1)
 
-    def logits_of(
+    def outputs_of(
         self,
         paths: Iterable[Path | str],
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
-    ) -> Iterator[tuple[list[Path | str], torch.Tensor]]:
-        """Photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
+    ) -> Iterator[tuple[list[Path | str], torch.Tensor, torch.Tensor]]:
+        """Photos, their logits `[B, classes]` and features `[B, D]`, a batch at a time.
+
+        Args:
+            on_broken: told of a photo that can't be decoded, which is then left out.
+
+        Raises:
+            BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
+        """
         waiting = iter(paths)
         while batch := list(islice(waiting, batch_size)):
             inputs: dict[Path | str, torch.Tensor] = {}
@@ -80,7 +98,16 @@ class Model:
                         raise
                     on_broken(error)
             if inputs:
-                yield list(inputs), self._logits(list(inputs.values()))
+                yield list(inputs), *self._outputs(list(inputs.values()))
+
+    def embed(self, paths: Iterable[Path | str]) -> np.ndarray:
+        """Photos → what the head reads of each: features `[N, D]`, float32.
+
+        Raises:
+            BrokenPhoto: a photo can't be decoded.
+        """
+        every = [features for _, _, features in self.outputs_of(paths)]
+        return torch.cat([torch.empty(0, self.backbone.in_features), *every]).numpy()
 
     def predict(
         self,
@@ -88,29 +115,68 @@ class Model:
         threshold: float | None = None,
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
+        level: float | None = None,
+        similar: int = 0,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, a batch at a time.
 
         Args:
             threshold: confidence below which the label is "unsure"; the bundle's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
+            level: share of photos like val's that may be called unfamiliar; the bundle's own if
+                None, and at 0 none is.
+            similar: how many of the nearest train photos each prediction is to hold.
 
         Raises:
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
+            UserError: val can't promise that level, or the bundle keeps no train photos.
         """
         threshold = self.threshold if threshold is None else threshold
-        for photos, logits in self.logits_of(paths, batch_size, on_broken):
-            rows = (logits / self.temperature).softmax(dim=1).tolist()
-            for path, row in zip(photos, rows, strict=True):
-                yield decide(path, self.classes, row, threshold)
+        level = level_of(self, level)
+        if similar and self.familiar is None:
+            raise UserError("This model keeps none of its train photos, so none can be shown.")
+        for photos, logits, features in self.outputs_of(paths, batch_size, on_broken):
+            yield from self._decided(photos, logits, features, threshold, level, similar)
+
+    def label(self, image: Image.Image, name: str, similar: int = 0) -> Prediction:
+        """Say of an upright RGB photo what it shows; as `predict`, which reads files."""
+        outputs = self._outputs([seen(self.transforms, image)])
+        return next(self._decided([name], *outputs, self.threshold, self.level, similar))
+
+    @torch.inference_mode()
+    def _decided(
+        self,
+        names: Sequence[Path | str],
+        logits: torch.Tensor,
+        features: torch.Tensor,
+        threshold: float | None,
+        level: float | None,
+        similar: int,
+    ) -> Iterator[Prediction]:
+        rows = (logits / self.temperature).softmax(dim=1).tolist()
+        p: list[float | None] = [None] * len(rows)
+        near: list[list[Similar]] = [[] for _ in rows]
+        if self.familiar and level is not None:
+            p = self.familiar.familiarity(features).tolist()
+        if self.familiar and similar:
+            near = self.familiar.nearest(features, similar, self.classes)
+        for name, row, familiarity, like in zip(names, rows, p, near, strict=True):
+            yield decide(name, self.classes, row, threshold, familiarity, level, like)
 
 
-def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:
+def save(
+    folder: Path,
+    backbone: Backbone,
+    classes: list[str],
+    familiar: Familiar | None = None,
+    **facts: Any,
+) -> int:
     """Write a bundle and return its size in bytes.
 
     `model.json` comes last, so a folder without it is no bundle.
 
     Args:
+        familiar: what it is to keep of its train photos.
         facts: further plain values for `model.json`, such as metrics and the data's digest.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +187,10 @@ def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> 
     save_file(tensors, partial)
     partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
     os.replace(partial, weights)
+    (folder / store.FILE).unlink(missing_ok=True)
+    if familiar is not None:
+        familiar.save(folder)
+        facts["unfamiliar"] = familiar.facts() | {"sha256": _sha256(folder / store.FILE)}
     info = {
         "format": FORMAT,
         "arch": backbone.origin,
@@ -175,7 +245,19 @@ def load(path: str | os.PathLike[str]) -> Model:
     backbone = _build(file, info, weights.stat().st_size)
     _fill(backbone, weights, file)
     _try_out(backbone, file)
-    return Model(backbone, info)
+    return Model(backbone, info, _familiar(folder, info, backbone))
+
+
+def _familiar(folder: Path, info: dict[str, Any], backbone: Backbone) -> Familiar | None:
+    """What the bundle keeps of its train photos; None where its model.json doesn't say any."""
+    if not info.get("unfamiliar"):
+        return None
+    file = folder / store.FILE
+    if not file.is_file() or _sha256(file) != info["unfamiliar"]["sha256"]:
+        raise UserError(
+            f"{file} isn't what {folder / 'model.json'} was written with; copy the bundle again."
+        )
+    return store.load(file, backbone.in_features, len(info["classes"]))
 
 
 def _build(file: Path, info: dict[str, Any], size: int) -> Backbone:

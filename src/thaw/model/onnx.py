@@ -12,6 +12,7 @@ from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.model.description import EXPORTED
+from thaw.model.familiar.level import level_of, own_level
 from thaw.model.prediction import Prediction, decide
 from thaw.runs.read import damage
 from thaw.runs.schema import Wrong, bounded
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 KEYS = ("classes", "threshold", "temperature")
+FAMILIARITY = "familiarity"  # the name of the second output
 INSTALL = 'pip install "thaw-vision[export]"'
 
 
@@ -37,36 +39,57 @@ class OnnxModel:
         self.temperature: float = info["temperature"]  # applied within the graph
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        outputs = [output.name for output in session.get_outputs()]
+        self.level = own_level(info) if FAMILIARITY in outputs else None
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
+        return self._run(images)[0]
+
+    def _run(self, images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities `[B, classes]` and familiarity `[B]`, where the file tells it."""
         batch = np.stack([np.asarray(image) for image in images])
         try:
-            rows = np.asarray(self.session.run(None, {"images": batch})[0])
+            rows, *more = map(np.asarray, self.session.run(None, {"images": batch}))
         except Exception as error:  # a class of its own for every reason
             reason = printable(" ".join(str(error).split())[:200])
             raise UserError(f"The ONNX file can't be run on this photo: {reason}.") from error
         if rows.shape != (len(batch), len(self.classes)):
             raise UserError(f"The ONNX file gives {rows.shape} for {len(self.classes)} classes.")
-        return rows
+        if self.level is None and not more:
+            return rows, None
+        if len(more) != 1 or more[0].shape != (len(batch),):
+            raise UserError(
+                f"The ONNX file gives a familiarity for other than {len(batch)} photos."
+            )
+        return rows, more[0]
 
     def predict(
         self,
         paths: Iterable[Path | str],
         threshold: float | None = None,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
+        level: float | None = None,
+        similar: int = 0,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, one after another, since their sizes differ.
 
         Args:
             threshold: confidence below which the label is "unsure"; the file's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
+            level: share of photos like val's that may be called unfamiliar; the file's own if None,
+                and at 0 none is.
+            similar: 0, since the file holds no train photos.
 
         Raises:
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
+            UserError: val can't promise that level.
         """
+        if similar:
+            raise UserError("An ONNX file names no train photos; similar ones take the bundle.")
         threshold = self.threshold if threshold is None else threshold
+        level = level_of(self, level)
         for path in paths:
             try:
                 photo = load_photo(path, self.white)
@@ -75,8 +98,18 @@ class OnnxModel:
                     raise
                 on_broken(error)
                 continue
-            row = self.probabilities([photo])[0].tolist()
-            yield decide(path, self.classes, row, threshold)
+            yield self._decided(photo, path, threshold, level)
+
+    def label(self, image: Image.Image, name: str, similar: int = 0) -> Prediction:
+        """Say of an upright RGB photo what it shows; as `predict`, which reads files."""
+        return self._decided(image, name, self.threshold, self.level)
+
+    def _decided(
+        self, image: Image.Image, name: Path | str, threshold: float | None, level: float | None
+    ) -> Prediction:
+        rows, p = self._run([image])
+        familiarity = None if p is None or level is None else float(p[0])
+        return decide(name, self.classes, rows[0].tolist(), threshold, familiarity, level)
 
 
 def load(path: Path | str) -> OnnxModel:

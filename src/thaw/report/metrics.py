@@ -18,6 +18,7 @@ from torch import Tensor
 
 from thaw.data.folder import PhotoFolder
 from thaw.evaluation.scores import scores, wilson
+from thaw.model.familiar.store import Familiar
 from thaw.model.prediction import columns
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
@@ -133,17 +134,25 @@ def latency(backbone: Backbone, repeats: int = 5) -> float:
     return _latencies.setdefault(key, 1000 * statistics.median(times[2:]))
 
 
-def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[str, Any]]:
-    """Rows of `predictions.csv`: path, label, prediction, confidence, and a `p:CLASS` for each."""
+def predictions(
+    results: Mapping[str, Tensor], data: PhotoFolder, familiar: Familiar
+) -> list[dict[str, Any]]:
+    """Rows of `predictions.csv`: path, label, prediction, confidence, familiarity (empty where val
+    can't promise anything of it), and a `p:CLASS` for each.
+    """
     probabilities = results["logits"].softmax(dim=1)  # [N, classes]
+    refused = familiar.facts()["refused"] is not None
+    p = [None] * len(probabilities)
+    p = p if refused else familiar.familiarity(results["features"]).tolist()
     rows = []
-    for sample, row in zip(data.splits["test"], probabilities.tolist(), strict=True):
+    for sample, row, known in zip(data.splits["test"], probabilities.tolist(), p, strict=True):
         confidence = max(row)
         values = {
             "path": sample.path,
             "label": data.classes[sample.label],
             "prediction": data.classes[row.index(confidence)],
             "confidence": confidence,
+            "familiarity": known,
         }
         rows.append(values | columns(dict(zip(data.classes, row, strict=True))))
     return rows
