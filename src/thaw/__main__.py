@@ -15,6 +15,7 @@ COMMANDS = {  # in the order in which one needs them; each has a file in `thaw/c
     "evaluate": "say how good a model is, on its test photos or on others",
     "compare": "say which run is best, and whether that is more than noise",
     "describe": "say what a net is, and what a schedule trains of it when",
+    "archs": "list the nets there are, and whether their weights are on this machine",
     "shortlist": "rank nets on your photos before any is fine-tuned",
     "export": "write a model as ONNX and torch.export files",
     "label-next": "choose the photos that would teach a model most, and label them on a page",

@@ -2,14 +2,15 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import refusal
 from safetensors.torch import load_file, save_file
 
-from conftest import refusal
 from thaw.model.familiar import store
-from thaw.model.familiar.choose import choose
+from thaw.model.familiar.choose import choose, doubt
 from thaw.model.familiar.level import level_of, why_refused
 from thaw.model.prediction import as_row, decide, is_unfamiliar
 
@@ -58,16 +59,13 @@ def test_too_few_val_photos_promise_nothing(photos, level, ok):
 
 
 def test_a_level_of_ones_own():
-    class Model:
-        info = {"unfamiliar": {"val/images": 50, "level": 0.05, "refused": None}}
-        level = 0.05
-
-    assert level_of(Model, None) == 0.05
-    assert level_of(Model, 0.0) == 0.0
-    assert level_of(Model, 0.02) == 0.02
-    assert "50 val photos can't promise that at most 1%" in refusal(level_of, Model, 0.01)
-    Model.info = {}
-    assert "earlier Thaw" in refusal(level_of, Model, 0.01)
+    told = {"val/images": 50, "level": 0.05, "refused": None}
+    model = SimpleNamespace(info={"unfamiliar": told}, level=0.05)
+    assert level_of(model, None) == 0.05
+    assert level_of(model, 0.0) == 0.0
+    assert level_of(model, 0.02) == 0.02
+    assert "50 val photos can't promise that at most 1%" in refusal(level_of, model, 0.01)
+    assert "earlier Thaw" in refusal(level_of, SimpleNamespace(info={}, level=None), 0.01)
 
 
 def test_what_is_kept_is_bounded_and_fair():
@@ -146,10 +144,14 @@ def test_a_damaged_file_is_refused(familiar, tmp_path, change, facts):
     assert "is damaged (" in refusal(store.load, path, 32, 3)
 
 
-def test_choosing_takes_doubtful_photos_that_differ():
-    labelled = torch.eye(4)[:1]
-    rows = torch.eye(4)[[0, 1, 1, 2, 3]] + 0.01
-    sure = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5], [0.6, 0.4], [0.99, 0.01]])
-    assert choose(rows, sure, 3, labelled) == [1, 3, 4]  # not the labelled one, nor 1's double
-    assert sorted(choose(rows, sure, 99, labelled)) == [0, 1, 2, 3, 4]
-    assert choose(rows, sure, 1) == [0]
+def test_choosing_takes_what_stands_for_doubtful_photos():
+    many = torch.eye(4)[[0, 0, 1, 1, 1, 2, 2, 3]] + 0.01
+    doubts = torch.tensor([1.0, 1.0, 0.5, 0.6, 0.5, 1.0, 1.0, 1.0])
+    known = torch.eye(4)[:1] + 0.01
+    assert choose(many, doubts, 3, known)[0] == 5  # two that it doubts; those like 0 are known
+    assert {*choose(many, doubts, 3, known)} & {2, 3, 4}
+    assert 7 in choose(many, doubts, 3, known)  # one alone comes last
+    assert sorted(choose(many, doubts, 99, known)) == [*range(8)]
+    sure = torch.tensor([[0.9, 0.1], [0.5, 0.5], [1.0, 0.0]])
+    unfamiliar = torch.tensor([False, False, True])
+    assert doubt(sure, unfamiliar).tolist() == pytest.approx([0.2, 1.0, 1.0])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import call_train, refusal
@@ -210,3 +211,31 @@ def test_a_damaged_run_in_a_sweep_is_named_at_its_end(run, tmp_path):
     assert "status.json is damaged (" in done.out
     with pytest.raises(UserError):
         read.status(run)
+
+
+def test_a_checkpoint_is_whole_or_says_why_not(tmp_path):
+    import torch
+
+    from thaw.training.checkpoints import why_unusable
+
+    good = torch.load(OLD / "broken" / "checkpoints" / "last.ckpt", weights_only=True)
+    module = SimpleNamespace(state_dict=lambda: good["state_dict"])
+    path = tmp_path / "last.ckpt"
+    callbacks = good["callbacks"]
+    staged, history = callbacks["StagedUnfreezing"], callbacks["History"]
+    for changed, said in (
+        ({}, None),
+        ({"epoch": "1"}, "epoch: expected a whole number"),
+        ({"loops": []}, "loops: expected a mapping"),
+        ({"optimizer_states": []}, "optimizer_states: expected a list of 1"),
+        ({"callbacks": {"History": history}}, "it lacks StagedUnfreezing"),
+        ({"callbacks": callbacks | {"StagedUnfreezing": staged | {"schedule": 1}}}, "unknown key"),
+        ({"callbacks": callbacks | {"History": {"rows": [{"epoch": 0}]}}}, "rows[0]: it lacks"),
+        ({"state_dict": {}}, "is of another net"),
+        ({"state_dict": 3}, "is no checkpoint of Thaw's"),
+    ):
+        torch.save(good | changed, path)
+        found = why_unusable(path, module)  # type: ignore[arg-type]
+        assert found is None if said is None else said in (found or ""), changed
+    path.write_bytes(path.read_bytes()[:300])
+    assert "is damaged" in (why_unusable(path, module) or "")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import yaml
 from conftest import call_train, refusal
 
 from thaw.errors import UserError
+from thaw.launch import conf
 from thaw.report import describe
 from thaw.runs import shipped, trust
 
@@ -37,7 +38,7 @@ FOREIGN = {
     "hydra.job_logging.handlers.x={class:logging.FileHandler}": "not one of Thaw's settings",
     "hydra.run.dir=/tmp/x": "not one of Thaw's settings",
     "arch@hydra=resnet18": "not one of Thaw's settings",
-    "+mine=x": "not one of Thaw's settings",
+    "+mine=x": "not one of Thaw's settings",  # a group of the user's own
     "finetune=mine": "no file of conf/finetune",
     "arch='../../../tmp/x'": "no file of conf/arch",
     "+experiment=[mine,lesson]": "no file of conf/experiment",
@@ -58,6 +59,7 @@ OWN = (
     *("+finetune.phases={z:{train:all,epochs:1,lr:0.01}}", "data.root='/a b/${c'", "seed=3"),
     *("arch._target_=thaw.pretrained.timm", "augment=trivial", "data=hymenoptera", "debug=true"),
     *("arch.weights=/x/y.pth", "~data.val", "data.source=null", "finetune.phases.head.lr=1e-2"),
+    *("+note=null", "+project='my ants'"),
 )
 
 
@@ -66,6 +68,8 @@ def folder(tmp_path, monkeypatch):
     """A run that broke off, and what writes the overrides into it."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(OLD / "broken", tmp_path / "sent")
+    (tmp_path / "conf" / "mine").mkdir(parents=True)
+    (tmp_path / "conf" / "mine" / "x.yaml").write_text("a: 1\n")
     return tmp_path
 
 
@@ -174,3 +178,10 @@ def test_a_net_of_ones_own_resumes_once_confirmed(tmp_path, monkeypatch):
     done = call_train(tmp_path, "resume=run", own)
     assert done.code == 0, done.err
     assert "going on from" in done.out
+
+
+def test_a_conf_in_a_run_folder_is_not_the_users(folder, monkeypatch):
+    assert conf.own() == folder / "conf"
+    shutil.copytree(folder / "conf", folder / "sent" / "conf")
+    monkeypatch.chdir(folder / "sent")
+    assert conf.own() is None

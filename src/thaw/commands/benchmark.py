@@ -345,14 +345,15 @@ def prepare(job: dict[str, Any]) -> tuple[Any, Any, Any]:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
 
-    from thaw.nets.weights import PACKAGED, in_order, load, packaged
+    from thaw.nets.matching import in_order, load
+    from thaw.nets.weights import PACKAGED, packaged
 
     torch.manual_seed(42)
     half, bicubic = (0.5, 0.5, 0.5), InterpolationMode.BICUBIC
     see = ImageClassification(crop_size=224, mean=half, std=half, interpolation=bicubic)
     train, test = (ImageFolder(Path(job["data"], name), see) for name in ("train", job["test"]))
     net = timm.create_model("tf_efficientnet_lite0")
-    load(net, packaged(PACKAGED["tf_efficientnet_lite0"][0]), in_order)
+    load(net, packaged(PACKAGED["tf_efficientnet_lite0"][0]), [in_order])
     return net.requires_grad_(False), train, test
 
 

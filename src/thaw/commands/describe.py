@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from thaw.launch import cli
+
 OWN = "finetune._target_="  # confirms that a schedule which a run names is the user's own
 
 
@@ -42,6 +44,7 @@ def main() -> None:
         "--filters", type=_picture, metavar="PNG", help="draw the first layer; needs the weights"
     )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+    cli.add_net(parser)
     arguments = parser.parse_args()
     if arguments.all != (arguments.arch is None):
         parser.error("expected ARCH, RUN or --all")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from thaw.launch import cli
+
 
 def main() -> None:
     """Read the arguments, evaluate, print."""
@@ -48,6 +50,7 @@ def main() -> None:
         metavar="P",
         help="how sure the promise of a target is to hold: 0.9",
     )
+    cli.add_net(parser)
     arguments = parser.parse_args()
     targets = (arguments.target_error, arguments.target_coverage)
     if arguments.data is not None and targets != (None, None):

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from thaw.launch import cli
+
 
 def main() -> None:
     """Read the arguments, export."""
@@ -24,6 +26,7 @@ def main() -> None:
         action="store_true",
         help="also model.int8.onnx, a quarter of the size; says what accuracy it costs",
     )
+    cli.add_net(parser)
     arguments = parser.parse_args()
 
     from thaw.export.write import export  # torch is imported from here on, not for --help

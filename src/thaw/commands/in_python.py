@@ -1,7 +1,6 @@
 """`thaw.train` and `thaw.compare`: in Python, and in a notebook, what the command line does."""
 
 import csv
-import json
 import logging
 import os
 import signal
@@ -22,8 +21,9 @@ from omegaconf import DictConfig
 from thaw.commands import train as command
 from thaw.commands.words import words_of
 from thaw.errors import UserError
+from thaw.escape import uncell
 from thaw.launch import cli, conf, names
-from thaw.runs import trust
+from thaw.runs import read, trust
 
 if TYPE_CHECKING:
     from thaw.comparison.leaderboard import Leaderboard
@@ -63,12 +63,12 @@ class Run(os.PathLike[str]):
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """The contents of `metrics.json`: `test/acc`, `val/loss`, …"""
-        return json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return read.metrics(self.path)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """A row an epoch, as in `history.csv`."""
-        return _rows(self.path / "history.csv", texts={"phase"})
+        return read.history(self.path)
 
     @cached_property
     def predictions(self) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ class Run(os.PathLike[str]):
 def _rows(path: Path, texts: set[str]) -> list[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            {key: value if key in texts else _number(value) for key, value in row.items()}
+            {key: uncell(v) if key in texts else _number(v) for key, v in row.items()}
             for row in csv.DictReader(file)
         ]
 

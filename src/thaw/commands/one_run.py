@@ -228,10 +228,10 @@ def leave(
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | found.metrics
     metrics["test/unfamiliar"] = unfamiliar.get("share")
-    facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white, **found.bundle}
-    metrics["model/bytes"] = bundle.save(
-        run.path / "model", backbone, data.classes, tested.familiar, **facts
-    )
+    facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
+    facts |= found.bundle
+    bundled = (run.path / "model", backbone, data.classes, tested.familiar)
+    metrics["model/bytes"] = bundle.save(*bundled, **facts)
     settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
     report.log_hyperparameters(

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from thaw.launch import cli
+
 
 def main() -> None:
     """Read the arguments, predict, print."""
@@ -49,6 +51,7 @@ def main() -> None:
         help="for thousands of photos: a row each to a .csv or .parquet file, with a progress bar;"
         " photos that can't be decoded are listed in FILE.broken.csv",
     )
+    cli.add_net(parser)
     arguments = parser.parse_args()
     for kind in ("csv", "json"):
         value = getattr(arguments, kind)

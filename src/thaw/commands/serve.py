@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from thaw.errors import UserError
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--name", help="what the page calls the model; the folder's name")
+    cli.add_net(parser)
     arguments = parser.parse_args()
     needed = ("starlette", "uvicorn", "python_multipart")
     missing = [name for name in needed if not importlib.util.find_spec(name)]

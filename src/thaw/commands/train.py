@@ -66,7 +66,7 @@ def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
         # Further ranks are started with this process's arguments: they'd begin the sweep anew.
         return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
     choices = dict(hydra_cfg.runtime.choices)
-    choices["arch"] = names.arch_name(choices["arch"], cfg.arch.name)
+    choices["arch"] = names.arch_name(choices["arch"], cfg.arch.get("name"))
     return one_run(cfg, folder, choices, sweep)
 
 

@@ -3,6 +3,7 @@
 Nothing here imports torch: `thaw train --help` answers at once.
 """
 
+import argparse
 import atexit
 import gc
 import io
@@ -37,6 +38,25 @@ class Refused(BaseException):
     def __init__(self, sentence: str) -> None:
         self.sentence = sentence
         super().__init__(sentence)
+
+
+trusted: set[str] = set()  # import paths of nets of his own that the user has named himself
+
+
+class _Trust(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        trusted.add(values)
+
+
+def add_net(parser: argparse.ArgumentParser) -> None:
+    """Let a command load a model whose net the user's own code makes: he says so with --net."""
+    parser.add_argument(
+        "--net",
+        action=_Trust,
+        default=argparse.SUPPRESS,
+        metavar="MODULE.FUNCTION",
+        help="of a model whose net is your own: its function or class, whose code may run",
+    )
 
 
 def exit_on_signals() -> None:

@@ -27,9 +27,13 @@ def folder() -> Path:
 
 
 def own() -> Path | None:
-    """The user's own `conf/` in the working directory; None if it isn't there, or isn't Thaw's."""
+    """The user's own `conf/` in the working directory; None if it isn't there, or isn't Thaw's.
+
+    Nor is one that lies in a run folder the user's own: it came with the folder.
+    """
     path = Path("conf").resolve()
-    if not path.is_dir() or path.samefile(folder()) or foreign():
+    sent = Path(".hydra").exists() or Path("status.json").exists()
+    if sent or not path.is_dir() or path.samefile(folder()) or foreign():
         return None
     return path
 

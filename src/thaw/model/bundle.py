@@ -18,7 +18,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from thaw import escape
 from thaw.data.dataset import seen
-from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.files import write_json
 from thaw.model import description
@@ -26,7 +26,8 @@ from thaw.model.description import FORMAT
 from thaw.model.familiar import store
 from thaw.model.familiar.level import level_of, own_level
 from thaw.model.familiar.store import Familiar
-from thaw.model.prediction import Prediction, Similar, decide
+from thaw.model.given import Photo, each, upright
+from thaw.model.prediction import Prediction, Similar, check_threshold, decide
 from thaw.nets.backbone import Backbone
 from thaw.nets.pretrained import build
 from thaw.runs.read import damage, read_json
@@ -75,52 +76,56 @@ class Model:
 
     def outputs_of(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[tuple[list[Path | str], torch.Tensor, torch.Tensor]]:
-        """Photos, their logits `[B, classes]` and features `[B, D]`, a batch at a time.
+        """Names of photos, their logits `[B, classes]` and features `[B, D]`, a batch at a time.
 
         Args:
-            on_broken: told of a photo that can't be decoded, which is then left out.
-
-        Raises:
-            BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
+            photos: as those of `predict`, likewise `on_broken`.
         """
-        waiting = iter(paths)
+        waiting = each(photos)
         while batch := list(islice(waiting, batch_size)):
-            inputs: dict[Path | str, torch.Tensor] = {}
-            for path in batch:  # one photo in full size at a time
+            names: list[Path | str] = []
+            inputs: list[torch.Tensor] = []
+            for name, photo in batch:  # one photo in full size at a time
                 try:
-                    inputs[path] = seen(self.transforms, load_photo(path, self.white))
+                    inputs.append(seen(self.transforms, upright(photo, name, self.white)))
                 except BrokenPhoto as error:
                     if on_broken is None:
                         raise
                     on_broken(error)
+                else:
+                    names.append(name)
             if inputs:
-                yield list(inputs), *self._outputs(list(inputs.values()))
+                yield names, *self._outputs(inputs)
 
-    def embed(self, paths: Iterable[Path | str]) -> np.ndarray:
-        """Photos → what the head reads of each: features `[N, D]`, float32.
+    def embed(self, photos: Photo | Iterable[Photo]) -> np.ndarray:
+        """Photos, as those of `predict` → what the head reads of each: `[N, D]`, float32.
 
         Raises:
+            UserError: something given is no photo.
             BrokenPhoto: a photo can't be decoded.
         """
-        every = [features for _, _, features in self.outputs_of(paths)]
+        every = [features for _, _, features in self.outputs_of(photos)]
         return torch.cat([torch.empty(0, self.backbone.in_features), *every]).numpy()
 
     def predict(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         threshold: float | None = None,
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
         level: float | None = None,
         similar: int = 0,
     ) -> Iterator[Prediction]:
-        """Say of each photo what it shows, a batch at a time.
+        """Say of each photo what it shows, once for each and in their order, a batch at a time.
 
         Args:
+            photos: one or more of: a path, a folder (all photos below it), a PIL image, an array of
+                NumPy, uint8 `[H, W, 3]` (RGB) or `[H, W]`. What isn't a path is called "photo 0",
+                "photo 1", … by its place.
             threshold: confidence below which the label is "unsure"; the bundle's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
             level: share of photos like val's that may be called unfamiliar; the bundle's own if
@@ -128,15 +133,24 @@ class Model:
             similar: how many of the nearest train photos each prediction is to hold.
 
         Raises:
+            UserError: something given is no photo, the threshold isn't between 0 and 1, or the
+                batch size isn't a whole number from 1.
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
             UserError: val can't promise that level, or the bundle keeps no train photos.
         """
+        check_threshold(threshold)
         threshold = self.threshold if threshold is None else threshold
         level = level_of(self, level)
         if similar and self.familiar is None:
             raise UserError("This model keeps none of its train photos, so none can be shown.")
-        for photos, logits, features in self.outputs_of(paths, batch_size, on_broken):
-            yield from self._decided(photos, logits, features, threshold, level, similar)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"Expected batch_size to be a whole number from 1, got {batch_size!r}.")
+        batches = self.outputs_of(photos, batch_size, on_broken)
+        return (
+            prediction
+            for names, logits, features in batches
+            for prediction in self._decided(names, logits, features, threshold, level, similar)
+        )
 
     def label(self, image: Image.Image, name: str, similar: int = 0) -> Prediction:
         """Say of an upright RGB photo what it shows; as `predict`, which reads files."""
@@ -217,12 +231,16 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) -> Model:
     """Rebuild the model of a bundle, or of a run folder's `model/`; no network, no pickle.
 
+    Args:
+        net: your own function or class that made the net, where it is of no library: a bundle is
+            data, and can't bring that code.
+
     Raises:
-        UserError: there is no bundle, it is of a later format, it is damaged, or it describes
-            what Thaw doesn't build.
+        UserError: there is no bundle, it is of a later format, it is damaged, it describes what
+            Thaw doesn't build, or its net is made by code that `net` doesn't name.
     """
     folder = _folder(path)
     file, weights = folder / "model.json", folder / "weights.safetensors"
@@ -242,7 +260,7 @@ def load(path: str | os.PathLike[str]) -> Model:
             f"{weights} isn't what {file} was written with (its sha256 differs); copy the bundle"
             " again."
         )
-    backbone = _build(file, info, weights.stat().st_size)
+    backbone = _build(file, info, weights.stat().st_size, net)
     _fill(backbone, weights, file)
     _try_out(backbone, file)
     return Model(backbone, info, _familiar(folder, info, backbone))
@@ -260,13 +278,16 @@ def _familiar(folder: Path, info: dict[str, Any], backbone: Backbone) -> Familia
     return store.load(file, backbone.in_features, len(info["classes"]))
 
 
-def _build(file: Path, info: dict[str, Any], size: int) -> Backbone:
+def _build(file: Path, info: dict[str, Any], size: int, net: Callable[..., Any] | None) -> Backbone:
     """The net that `model.json` describes, which is about as large as its file of weights."""
     try:
         with Bounded(size + ROOM):
-            backbone = Backbone(build(info["arch"]), _transforms(info["transforms"]), info["arch"])
+            made = build(info["arch"], net)
+            backbone = Backbone(made, _transforms(info["transforms"]), info["arch"])
             backbone.reset_head(len(info["classes"]))
     except UserError as error:
+        if info["arch"]["source"] == "own":
+            raise  # it says what the user's code needs
         raise UserError(f"{file} is damaged (arch: {str(error).rstrip('.')}).") from error
     except Exception as error:  # whatever a library says of arguments that don't fit
         reason = escape.printable(f"{type(error).__name__}: {error}"[:200])

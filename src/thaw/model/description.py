@@ -35,7 +35,12 @@ def _ascending(value: Any) -> None:
 
 
 _arch = record(
-    {"source": one_of("torchvision", "timm", "thaw"), "name": text(1, 200), "kwargs": record({})},
+    {
+        "source": one_of("torchvision", "timm", "thaw", "own"),
+        "name": text(1, 200),
+        "kwargs": record({}),
+    },
+    {"target": text(1, 200)},  # of the user's own code, which runs only if he names it again
     others=None,
 )
 _transforms = record(

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.model.description import EXPORTED
 from thaw.model.familiar.level import level_of, own_level
-from thaw.model.prediction import Prediction, decide
+from thaw.model.given import Photo, each, upright
+from thaw.model.prediction import Prediction, check_threshold, decide
 from thaw.runs.read import damage
 from thaw.runs.schema import Wrong, bounded
 
@@ -67,7 +68,7 @@ class OnnxModel:
 
     def predict(
         self,
-        paths: Iterable[Path | str],
+        photos: Photo | Iterable[Photo],
         threshold: float | None = None,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
         level: float | None = None,
@@ -76,6 +77,7 @@ class OnnxModel:
         """Say of each photo what it shows, one after another, since their sizes differ.
 
         Args:
+            photos: as those of `thaw.model.bundle.Model.predict`.
             threshold: confidence below which the label is "unsure"; the file's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
             level: share of photos like val's that may be called unfamiliar; the file's own if None,
@@ -86,19 +88,28 @@ class OnnxModel:
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
             UserError: val can't promise that level.
         """
+        check_threshold(threshold)
         if similar:
             raise UserError("An ONNX file names no train photos; similar ones take the bundle.")
         threshold = self.threshold if threshold is None else threshold
-        level = level_of(self, level)
-        for path in paths:
+        return self._predict(each(photos), threshold, on_broken, level_of(self, level))
+
+    def _predict(
+        self,
+        photos: Iterable[tuple[Path | str, Photo]],
+        threshold: float | None,
+        on_broken: Callable[[BrokenPhoto], None] | None,
+        level: float | None,
+    ) -> Iterator[Prediction]:
+        for name, photo in photos:
             try:
-                photo = load_photo(path, self.white)
+                image = upright(photo, name, self.white)
             except BrokenPhoto as error:
                 if on_broken is None:
                     raise
                 on_broken(error)
                 continue
-            yield self._decided(photo, path, threshold, level)
+            yield self._decided(image, name, threshold, level)
 
     def label(self, image: Image.Image, name: str, similar: int = 0) -> Prediction:
         """Say of an upright RGB photo what it shows; as `predict`, which reads files."""

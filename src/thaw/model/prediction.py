@@ -60,6 +60,13 @@ def is_unfamiliar(familiarity: float, level: float | None) -> bool:
     return level is not None and familiarity <= level + 1e-6
 
 
+def check_threshold(threshold: Any) -> None:
+    """Raise UserError unless the threshold is a number from 0 to 1, or None."""
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if threshold is not None and not (number and 0 <= threshold <= 1):
+        raise UserError(f"Expected threshold to be a number from 0 to 1, got {threshold!r}.")
+
+
 def decide(
     path: Path | str,
     classes: Sequence[str],

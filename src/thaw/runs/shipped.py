@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import thaw
+from thaw.launch import conf
 
 # Where things were → where they are, in settings that runs have kept.
 MOVED = {
@@ -42,12 +42,6 @@ def moved_in(text: str) -> str:
     return re.sub(r"(?<![\w.])thaw(?:\.\w+)+(?![\w.])", lambda m: MOVED.get(m[0], m[0]), text)
 
 
-def conf() -> Path:
-    """The folder of Thaw's own settings."""
-    package = Path(thaw.__file__).parent
-    return next(p for p in (package / "conf", package.parents[1] / "conf") if p.is_dir())
-
-
 def _load(path: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
@@ -61,7 +55,7 @@ def groups() -> dict[str, frozenset[str]]:
     """Names of the files in each group of `conf`."""
     return {
         folder.name: frozenset(file.stem for file in folder.glob("*.yaml"))
-        for folder in conf().iterdir()
+        for folder in conf.folder().iterdir()
         if folder.is_dir()
     }
 
@@ -69,7 +63,8 @@ def groups() -> dict[str, frozenset[str]]:
 @functools.cache
 def top_keys() -> frozenset[str]:
     """Groups and keys at the top of the settings, without Hydra's own."""
-    return frozenset(_load(conf() / "config.yaml")) - {"defaults"} | groups().keys() - {"hydra"}
+    shared = {*_load(conf.folder() / "config.yaml")} - {"defaults"}
+    return frozenset(shared | groups().keys() - {"hydra"})
 
 
 @functools.cache
@@ -85,7 +80,7 @@ def addresses(group: str) -> frozenset[str]:
 
 
 def _leaves(group: str) -> Iterator[tuple[str, Any]]:
-    for path in (conf() / group).glob("*.yaml"):
+    for path in (conf.folder() / group).glob("*.yaml"):
         yield from _walk("", _load(path))
 
 
@@ -122,7 +117,7 @@ def with_defaults(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> di
 
 @functools.cache
 def _defaults(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    base = _load(conf() / "config.yaml")
+    base = _load(conf.folder() / "config.yaml")
     values = {key: value for key, value in base.items() if key != "defaults"}
     for entry in base["defaults"]:
         for group, default in entry.items() if isinstance(entry, dict) else ():
@@ -136,7 +131,7 @@ def _defaults(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 
 def _file(group: str, name: str) -> dict[str, Any]:
     """What a file gives, by top-level key, with the files of its group that it builds on."""
-    path = conf() / group / f"{name}.yaml"
+    path = conf.folder() / group / f"{name}.yaml"
     own = _load(path)
     whole = "@package _global_" in path.read_text(encoding="utf-8").partition("\n")[0]
     own = {k: v for k, v in own.items() if k != "hydra"} if whole else {group: own}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from thaw.errors import UserError
 from thaw.escape import printable
-from thaw.launch import cli
+from thaw.launch import cli, conf
 from thaw.runs import read, shipped
 from thaw.runs.schema import Wrong
 
@@ -104,7 +104,9 @@ def _what(override: "Override") -> tuple[Any, ...]:
 def _odd_key(key: str, value: Any, package: str | None) -> str | None:
     """Why a folder may not set this key to this value; None if it may."""
     top, *below = key.split(".")
-    if package is not None or "/" in key or top not in shipped.top_keys():
+    # A key that no `conf/` knows is a note of the user's; one of a group there takes a file of it.
+    foreign = top not in shipped.top_keys() and top in {"hydra", *conf.groups()}
+    if package is not None or "/" in key or foreign:
         return "not one of Thaw's settings"
     names = shipped.groups().get(top)
     if below or names is None:

@@ -16,6 +16,7 @@ from thaw.data.cache import FeatureCache
 from thaw.errors import UserError
 from thaw.files import write_csv
 from thaw.launch import cli, memory, names
+from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
 from thaw.runs.folder import RunFolder
 from thaw.shortlist import figure, table
@@ -86,7 +87,7 @@ def _check(net: Net) -> None:
     """See that a net's settings and files are right, before anything is downloaded or computed."""
     try:
         with without_loading():
-            instantiate(net.cfg.arch)
+            made(net.cfg.arch)
     except Exception as error:
         sentence = _sentence(error, net)
         if sentence is None:

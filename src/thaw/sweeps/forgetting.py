@@ -105,7 +105,8 @@ def _thawed(path: Path, overrides: list[str], every: list[list[str]]) -> list[Th
         and not override.startswith(f"finetune.phases.{phase}.lr=")
     ]
     name = ", ".join([f"{rate:g}", *own])
-    about = f"{cfg['arch'].get('name')} on {Path(str(cfg.get('data', {}).get('root'))).name}"
+    arch, root = cfg["arch"], cfg.get("data", {}).get("root")
+    about = f"{arch.get('name') or arch.get('_target_')} on {Path(str(root)).name}"
     return [ThawedRun(name, rate, about, metrics, history)]
 
 

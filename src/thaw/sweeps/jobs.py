@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
@@ -80,15 +79,17 @@ def backbone(arch: DictConfig, shared: bool) -> "Backbone":
     Args:
         shared: keep it for the next job, which gets a copy.
     """
+    from thaw.nets.pretrained import made
+
     if not shared:
-        return instantiate(arch)
+        return made(arch)
     key = OmegaConf.to_yaml(arch, resolve=True)
     if key not in nets:
         nets.clear()
-        made = instantiate(arch)
-        if not made.pretrained:  # random weights are of the job's own seed
-            return made
-        nets[key] = made
+        net = made(arch)
+        if not net.pretrained:  # random weights are of the job's own seed
+            return net
+        nets[key] = net
     return copy.deepcopy(nets[key])
 
 

@@ -56,7 +56,8 @@ class Forgetting:
         """The change since `before`, for `metrics.json`; {} where nothing is measured.
 
         `drift/features` is 1 - cosine similarity of the head's inputs (mean), `drift/imagenet` the
-        share of photos that the pretrained head now takes for another of its classes.
+        share of photos that the pretrained head now takes for another of its classes (absent where
+        the weights came without a head).
         """
         if self.head is None or self.loader is None:
             return {}
@@ -64,11 +65,10 @@ class Forgetting:
         # |a - b|² / 2 = 1 - cosine for vectors of length 1, and exactly 0 where nothing changed.
         apart = F.normalize(features.double()) - F.normalize(self.features.double())
         moved = (apart.square().sum(dim=1) / 2).nan_to_num(nan=1.0)  # a net of NaN kept nothing
-        return {
-            "drift/features": float(moved.mean()),
-            "drift/imagenet": float((answers != self.answers).double().mean()),
-            "drift/images": len(answers),
-        }
+        drift = {"drift/features": float(moved.mean()), "drift/images": len(answers)}
+        if self.backbone.meta.get("head", True):  # it was pretrained as well
+            drift["drift/imagenet"] = float((answers != self.answers).double().mean())
+        return drift
 
     def _look(self, head: torch.nn.Module, loader: DataLoader) -> tuple[Tensor, Tensor]:
         """The head's inputs `[N, F]`, and the class that the pretrained head answers with `[N]`."""

@@ -15,10 +15,10 @@ from thaw.escape import say
 from thaw.files import write_csv
 from thaw.launch import cli
 from thaw.model.bundle import Model
-from thaw.model.familiar.choose import choose
+from thaw.model.familiar.choose import choose, doubt
 from thaw.model.familiar.labelling import is_folder_name
 from thaw.model.predict import load_model
-from thaw.model.prediction import Prediction, decide
+from thaw.model.prediction import UNFAMILIAR, Prediction, aside, decide
 from thaw.runs import read
 
 
@@ -104,12 +104,15 @@ def _chosen(model: Model, paths: list[Path], count: int) -> list[Prediction]:
         raise broken[0]
     probabilities = (torch.cat(logits) / model.temperature).softmax(dim=1)
     seen = torch.cat(features)
-    chosen = choose(seen / familiar.scale, probabilities, count, familiar.directions)
     p = familiar.familiarity(seen).tolist() if model.level is not None else [None] * len(names)
     rows = probabilities.tolist()
-    return [
-        decide(names[i], model.classes, rows[i], model.threshold, p[i], model.level) for i in chosen
+    said = [
+        decide(names[i], model.classes, rows[i], model.threshold, p[i], model.level)
+        for i in range(len(names))
     ]
+    strange = torch.tensor([found.label == aside(UNFAMILIAR, model.classes) for found in said])
+    doubts = doubt(probabilities, strange)
+    return [said[i] for i in choose(seen / familiar.scale, doubts, count, familiar.directions)]
 
 
 def _without(paths: list[Path], *roots: Path | None) -> list[Path]:
