@@ -133,7 +133,7 @@ def _unfamiliar(
     if folder is not None:
         known = familiar.distance(answers.features)
         found["far"], distances = worth.far(model, folder, answers.features)
-        drawn = (known, distances, familiar.scores, level, folder.name)
+        drawn = (known, distances, familiar.scores, level, "/".join(folder.parts[-2:]))
         drawings["unfamiliar"] = worth.figure(*drawn)
     return found, drawings
 
@@ -291,7 +291,8 @@ def _unfamiliar_rows(told: dict[str, Any]) -> dict[str, str]:
     photos = f"{told['unfamiliar']} of {told['photos']} photos"
     rows = {
         "unfamiliar": f"{told['share']:.1%}  ({_interval(told, 'share')}, {photos}), promised at"
-        f" most {100 * told['level']:.3g}% of photos like val's"
+        f" most {100 * told['level']:.3g}% of photos like val's on average;"
+        f" {told['val/images']} val photos leave room up to {told['room']:.1%}"
     }
     if told.get("far"):
         far = told["far"]

@@ -14,7 +14,7 @@ from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import drawn, say
 from thaw.evaluation.answers import Answers
-from thaw.intervals import wilson
+from thaw.intervals import clopper_pearson_upper, wilson
 from thaw.model.bundle import Model
 from thaw.model.familiar import store
 from thaw.model.familiar.level import why_refused
@@ -34,9 +34,15 @@ def on_known(familiar: Familiar, features: Tensor, level: float = store.LEVEL) -
     Args:
         features: `[N, D]` of photos that are new to the model, and of its classes.
     """
-    told = {"level": level, "refused": why_refused(len(familiar.scores), level)}
+    photos = len(familiar.scores)
+    told: dict[str, Any] = {"level": level, "refused": why_refused(photos, level)}
+    told["val/images"] = photos
     if told["refused"]:
         return told
+    # The promise is an average over draws of val; one val leaves this much room (its share has a
+    # beta distribution, of which this is the 95th percentile).
+    ranks = int((photos + 1) * level + 1e-9)
+    told["room"] = clopper_pearson_upper(ranks - 1, photos, 0.05)
     return told | _share(familiar.familiarity(features), level)
 
 
@@ -158,8 +164,8 @@ def figure(known: Tensor, unknown: Tensor, scores: Tensor, level: float, name: s
         label = f"{words} ({len(values)})"
         axis.hist(values.numpy(), bins, weights=weights, color=colour, alpha=0.6, label=label)
     if not why_refused(len(scores), level):
-        rank = int((len(scores) + 1) * (1 - level) + 1e-9)
-        axis.axvline(float(scores[min(rank, len(scores)) - 1]), color=GREY, linewidth=1)
+        farthest = int((len(scores) + 1) * level + 1e-9)
+        axis.axvline(float(scores[-farthest]), color=GREY, linewidth=1)
         drawing.supxlabel(f"farther than the line: unfamiliar, at a level of {level:.3g}", size=9)
     axis.set_xlabel("mean cosine distance to the 5 nearest train photos")
     axis.set_ylabel("share of photos")

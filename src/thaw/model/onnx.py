@@ -157,10 +157,13 @@ def load(path: Path | str) -> OnnxModel:
         info = {key: json.loads(value) for key, value in metadata.items()}
         bounded(info)
         EXPORTED(info)
-        shapes = [place.shape for place in session.get_outputs()]
+        outputs = session.get_outputs()
+        dims = [len(place.shape) for place in outputs]
+        known = dims == [2] or (dims == [2, 1] and outputs[1].name == FAMILIARITY)
         takes = [(place.name, place.type) for place in session.get_inputs()]
-        if takes != [("images", "tensor(uint8)")] or len(shapes) != 1 or len(shapes[0]) != 2:
+        if takes != [("images", "tensor(uint8)")] or not known:
             raise Wrong("its graph isn't one from photos to probabilities")
-        if shapes[0][1] not in (len(info["classes"]), None) and isinstance(shapes[0][1], int):
-            raise Wrong(f"it names {len(info['classes'])} classes, and its graph {shapes[0][1]}")
+        classes = outputs[0].shape[1]
+        if classes not in (len(info["classes"]), None) and isinstance(classes, int):
+            raise Wrong(f"it names {len(info['classes'])} classes, and its graph {classes}")
     return OnnxModel(session, info)

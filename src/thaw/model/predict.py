@@ -86,8 +86,8 @@ def predict(
             sets.append(unsure.label_set(prediction.probabilities, cutoff))
         if not quiet:
             line = _line(prediction, sets[-1] if sets else None, top_k)
-            say(f"{prediction.path:<{width}}  {line}")
-            say(*(f"    like {s.path} ({s.label}, {s.likeness:.2f})" for s in prediction.similar))
+            like = (f"    like {s.path} ({s.label}, {s.likeness:.2f})" for s in prediction.similar)
+            say(f"{prediction.path:<{width}}  {line}", *like)
     if broken and not found:
         raise broken[0]
     if csv is not None:
