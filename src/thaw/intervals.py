@@ -3,13 +3,14 @@
 import math
 
 
-def wilson(correct: float, total: int) -> tuple[float, float]:
+def wilson(correct: float, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """95% interval of a share (Wilson 1927); unlike the normal one it holds near 0 and 1.
+
+    Another `z` is that of another level.
 
     >>> [round(x, 3) for x in wilson(144, 153)]
     [0.892, 0.969]
     """
-    z = 1.959963984540054
     share, extra = correct / total, z * z / total
     middle = (share + extra / 2) / (1 + extra)
     half = z / (1 + extra) * math.sqrt(share * (1 - share) / total + extra / (4 * total))

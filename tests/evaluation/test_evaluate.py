@@ -326,12 +326,13 @@ def test_a_target_chooses_a_threshold_on_val_which_predict_then_uses(script, run
     model = thaw.load(run)
     split = json.loads((run / "split.json").read_text())
     root = Path(split["root"])
-    val = [prediction.confidence for prediction in model.predict([root / p for p in split["val"]])]
+    paths = {name: [root / p["path"] for p in split[name]] for name in ("val", "test")}
+    val = [prediction.confidence for prediction in model.predict(paths["val"])]
     assert min(val) <= model.threshold <= max(val)
     assert model.info["promise"]["coverage"] == 0.5
     assert len(model.conformal) == len(val)
     found = json.loads((run / "evaluation.json").read_text())["unsure"]
-    unsure = [p.label for p in model.predict(root / p for p in split["test"])].count("unsure")
+    unsure = [p.label for p in model.predict(paths["test"])].count("unsure")
     assert found["unsure"] == unsure
 
 
@@ -425,6 +426,6 @@ def test_photos_that_have_moved_are_named(script, run, tmp_path):
 def test_labels_are_found_in_the_paths_of_every_layout(train, test, expected):
     classes = sorted({"cat", "bus"} if "cat" in str(train) else {"train", "bus"})
     splits = {"root": "data", "classes": classes, "train": train, "val": [], "test": test}
-    root, photos, labels = evaluate_run._own_photos(splits, "test")
+    root, photos, labels, _ = evaluate_run._own_photos(splits, "test")
     assert (root, photos) == (Path("data"), test)
     assert [classes[label] for label in labels] == expected

@@ -40,6 +40,7 @@ NEEDED = {
     ("arch", "torchvision"): "arch.name=regnet_y_400mf",
     ("arch", "timm"): "arch.name=test_vit",
     ("data", "folder"): "data.root=photos",
+    ("data", "table"): "data.file=labels.csv",
     ("experiment", "capstone"): "data.root=photos",
 }
 
@@ -172,7 +173,7 @@ def test_every_data_set_is_described(name: str):
     data = instantiate(cfg.data, seed=cfg.seed)
     assert isinstance(data, PhotoFolder)
     assert data.seed == cfg.seed
-    assert (data.source is None) == (name == "folder"), "it comes from somewhere"
+    assert (data.source is None) == (name in ("folder", "table")), "it comes from somewhere"
 
 
 @pytest.mark.parametrize("name", options("augment"))

@@ -45,7 +45,7 @@ WRONG = (
     (["promise"], {"error": 3}, "promise.error: expected a number from 0 to 1"),
     (["format"], 2, "has format 2"),
     (["arch"], None, "arch: expected a mapping, got None"),
-    (["arch", "source"], "own", "arch.source: expected one of torchvision, timm, thaw"),
+    (["arch", "source"], "hub", "arch.source: expected one of torchvision, timm, thaw, own"),
     (["arch", "source"], "timm", "got 'small_cnn'"),
     (["arch", "more"], 1, "unknown key 'more'"),
     (["arch", "kwargs"], [], "arch.kwargs: expected a mapping"),

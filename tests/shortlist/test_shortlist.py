@@ -267,12 +267,14 @@ def samples(tmp_path: Path) -> SimpleNamespace:
         shutil.copy(root / "red" / "0.jpg", root / "red" / f"twin{i}.jpg")
     shutil.copy(root / "red" / "1.jpg", root / "blue" / "twin.jpg")
     data = PhotoFolder(str(root.parent), val="test", test_fraction=0.1, test=None).ready()
-    return SimpleNamespace(root=data.root, all=data.splits["train"], classes=data.classes)
+    found = data.splits["train"]
+    alike = data.known.alike([data.root / sample.path for sample in found])
+    return SimpleNamespace(root=data.root, all=found, classes=data.classes, alike=alike)
 
 
 def test_folds_hold_each_photo_once_stratified_with_twins_together(samples):
     for seed in range(5):
-        folds = probe.fold_of_each(samples.all, samples.classes, 4, seed, samples.root)
+        folds = probe.fold_of_each(samples.all, samples.classes, 4, seed, samples.alike)
         assert len(folds) == len(samples.all)
         assert set(folds.tolist()) == {0, 1, 2, 3}
         by_content: dict[bytes, set[int]] = {}
@@ -286,14 +288,14 @@ def test_folds_hold_each_photo_once_stratified_with_twins_together(samples):
             of_label = [counts[fold, label] for fold in range(4)]
             assert max(of_label) - min(of_label) <= 3  # four are one photo
     one, other = (
-        probe.fold_of_each(samples.all, samples.classes, 4, seed, samples.root) for seed in (0, 1)
+        probe.fold_of_each(samples.all, samples.classes, 4, seed, samples.alike) for seed in (0, 1)
     )
     assert not torch.equal(one, other)
 
 
 def test_a_class_with_too_few_photos_is_refused(samples):
     few = [s for s in samples.all if s.label != 2] + [s for s in samples.all if s.label == 2][:2]
-    sentence = refusal(probe.fold_of_each, few, samples.classes, 3, 0, samples.root)
+    sentence = refusal(probe.fold_of_each, few, samples.classes, 3, 0, range(len(few)))
     assert "'red' has 2 in train and val; add photos" in sentence
 
 

@@ -48,7 +48,13 @@ def state(run):
 @pytest.fixture(scope="module")
 def arguments(few, weights):
     run = small_run(few, weights("shufflenet_v2_x0_5"))
-    return [*run, *SCHEDULE, "augment=flip", "data.batch_size=6"]  # 2 steps an epoch
+    brought = [
+        "data.balance=sampler",
+        "metrics=auroc",
+        "+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss,"
+        " patience: 9}",
+    ]
+    return [*run, *SCHEDULE, *brought, "augment=flip", "data.batch_size=6"]  # 2 steps an epoch
 
 
 @pytest.fixture(scope="module")

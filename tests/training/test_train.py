@@ -60,7 +60,8 @@ def test_a_run_leaves_a_complete_folder(gradual):
     right = sum(row["label"] == row["prediction"] for row in predictions)
     assert right / len(predictions) == pytest.approx(metrics["test/acc"])
     split = json.loads((done.run / "split.json").read_text())
-    assert not set(split["train"]) & set(split["val"])
+    train_photos, val_photos = ({p["path"] for p in split[s]} for s in ("train", "val"))
+    assert not train_photos & val_photos
     assert len(split["train"]) + len(split["val"]) == 30
     for name in ("best", "last"):
         torch.load(done.run / "checkpoints" / f"{name}.ckpt", weights_only=True)

@@ -5,13 +5,17 @@ Settings (`cfg`) stop in `build`: below it are objects and plain values.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch import Trainer
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
 from torch import Tensor
+from torchmetrics import Metric
 
 from thaw.data.augment import Augment
 from thaw.data.cache import FeatureCache
@@ -24,11 +28,12 @@ from thaw.model import bundle
 from thaw.model.familiar import store
 from thaw.model.familiar.store import Familiar
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import seen
+from thaw.report import loggers, terminal
 from thaw.report import metrics as report
-from thaw.report import terminal
 from thaw.runs.folder import RunFolder, plain
 from thaw.sweeps import jobs
-from thaw.training import lr_find
+from thaw.training import lr_find, plugins
 from thaw.training.checkpoints import Checkpoints, resume_point
 from thaw.training.features import Extractor
 from thaw.training.forgetting import Forgetting
@@ -36,9 +41,10 @@ from thaw.training.frozen import FrozenWork
 from thaw.training.history import History
 from thaw.training.module import Classifier, MakeOptimizer, check_optimizer
 from thaw.training.schedule import Schedule
-from thaw.training.trainer import make_trainer
+from thaw.training.trainer import check_trainer, make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
+LISTED = ("data", "finetune", "optimizer", "augment", "loss")  # groups that loggers are told of
 T = TypeVar("T")
 
 
@@ -53,7 +59,11 @@ class Parts:
     augment: Augment | None
     backbone: Backbone
     data: PhotoFolder
-    trainer: dict[str, Any]
+    trainer: Mapping[str, Any]
+    loss: Callable[..., Tensor]
+    metrics: dict[str, partial[Metric]]
+    loggers: list[Logger]
+    callbacks: list[Callback]
     settings: dict[str, Any]  # all of them, for the run's folder
 
 
@@ -98,18 +108,24 @@ def one_run(
     Returns:
         The best val loss.
     """
-    parts = build(cfg, sweep)
-    training = assemble(parts, run)
-    begin(training, parts)
-    forgotten = fit(training)
-    tested = test(training, forgotten)
-    if training.trainer.is_global_zero:
-        leave(training, tested, parts, choices, figures=not sweep)
+    run.claim()
+    parts = build(cfg, run.path, sweep)
+    with loggers.closing(parts.loggers):
+        training = assemble(parts, run)
+        begin(training, parts)
+        forgotten = fit(training)
+        tested = test(training, forgotten)
+        if training.trainer.is_global_zero:
+            leave(training, tested, parts, choices, figures=not sweep)
     return training.history.best[MONITOR]
 
 
-def build(cfg: DictConfig, sweep: bool = False) -> Parts:
+def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     """Make the object that each group of settings names; all that is wrong is told at once.
+
+    Args:
+        folder: the run's, in which loggers write; its photos may have been settled already.
+        sweep: the next job may begin with the same net.
 
     Raises:
         UserError: some settings can't be used.
@@ -126,9 +142,17 @@ def build(cfg: DictConfig, sweep: bool = False) -> Parts:
         "schedule": lambda: _of(Schedule, "finetune", instantiate(cfg.finetune)),
         "optimizer": lambda: check_optimizer(instantiate(cfg.optimizer)),
         "augment": lambda: instantiate(cfg.augment),
-        "backbone": lambda: _of(Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep)),
-        "data": lambda: _of(PhotoFolder, "data", instantiate(cfg.data, seed=cfg.seed)).checked(),
-        "trainer": lambda: OmegaConf.to_container(cfg.trainer, resolve=True),
+        "backbone": lambda: _of(
+            Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data))
+        ),
+        "data": lambda: (
+            _of(PhotoFolder, "data", instantiate(cfg.data, seed=cfg.seed)).of(folder).checked()
+        ),
+        "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
+        "loss": lambda: plugins.made("loss", cfg.loss),
+        "metrics": lambda: plugins.all_made("metrics", cfg.metrics, partial, _partial_=True),
+        "loggers": lambda: loggers.make_loggers(cfg.logger, folder),
+        "callbacks": lambda: plugins.make_callbacks(cfg.callbacks),
     }
     made = dict(zip(makers, cli.build_all(*makers.values()), strict=True))
     return Parts(**made, settings=plain(cfg))
@@ -162,12 +186,21 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     staged = StagedUnfreezing(schedule)
     history = History(run.path / "history.csv", staged)
     compiled, fuse = parts.trainer["compile"], parts.trainer["fuse"]
-    module = Classifier(backbone, data.classes, parts.optimizer, parts.seed, compiled, fuse)
+    shares = torch.tensor(data.class_shares())
+    weights = 1 / (shares * len(shares)) if data.balance == "loss" else None
+    module = Classifier(
+        *(backbone, data.classes, parts.optimizer, parts.seed, compiled, fuse),
+        loss=plugins.Loss(parts.loss, len(data.classes), weights),
+        metrics=plugins.make_metrics(parts.metrics, len(data.classes)),
+        prior=None if data.balance == "none" else shares,
+    )
     extractor = Extractor(parts.cache, backbone, data, fuse)
     work = FrozenWork(extractor, schedule, staged)
     saved = Checkpoints(run.checkpoints, staged, history)
-    callbacks = [staged, work, history, terminal.Terminal(staged, history), saved]
-    trainer = make_trainer(parts.trainer, run, schedule.epochs, callbacks)
+    shown, own = terminal.Terminal(staged, history), plugins.PlainStates(parts.callbacks)
+    # Last comes what writes checkpoints, with what the others keep.
+    callbacks = [staged, work, history, shown, own, *parts.callbacks, saved]
+    trainer = make_trainer(parts.trainer, schedule.epochs, callbacks, parts.loggers)
     return Training(run, data, module, trainer, staged, history, saved, extractor, work, forgetting)
 
 
@@ -220,22 +253,26 @@ def leave(
     """Write what came out: figures, the model, predictions, metrics."""
     run, data, backbone, test = training.run, training.data, parts.backbone, tested.test
     seconds = training.clock.seconds | {"seconds/features": training.extractor.seconds}
-    photos = [sample.path for sample in data.splits["test"]]
+    samples = [data.splits["test"][i] for i in test["index"].tolist()]
+    photos, groups = [s.path for s in samples], [s.group for s in samples]
     judged = (tested.val, test, data.classes, photos, data.root)
     unfamiliar = on_known(tested.familiar, test["features"])
-    found = scores.report(*judged, run.path, figures=figures, unfamiliar=unfamiliar)
-    test["logits"] = test["logits"] / found.temperature  # what the model that leaves will say
+    prior = None if data.balance == "none" else data.class_shares()
+    found = scores.report(*judged, run.path, groups, figures, prior, unfamiliar)
+    test |= found.test  # what the model that leaves will say
+    further = plugins.measure(parts.metrics, test["logits"], test["label"], prior)
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
-    metrics |= tested.forgotten | found.metrics
+    metrics |= tested.forgotten | data.counts() | found.metrics
+    metrics |= {f"test/{name}": value for name, value in further.items()}
     metrics["test/unfamiliar"] = unfamiliar.get("share")
     facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
     facts |= found.bundle
     bundled = (run.path / "model", backbone, data.classes, tested.familiar)
     metrics["model/bytes"] = bundle.save(*bundled, **facts)
-    settings = {group: choices[group] for group in ("data", "finetune", "optimizer", "augment")}
+    settings = {group: choices[group] for group in LISTED}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
-    report.log_hyperparameters(
-        training.trainer, settings | {"lr": parts.schedule.phases[0].lr}, metrics
-    )
+    settings |= {"lr": parts.schedule.phases[0].lr}
+    final = report.final(metrics, [f"test/{name}" for name in further])
+    loggers.log_result(training.trainer, settings, final)
     run.finish(metrics, report.predictions(test, data, tested.familiar))
     terminal.show_result(metrics, found.struggles, run)

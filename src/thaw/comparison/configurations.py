@@ -10,7 +10,7 @@ from typing import Any
 from thaw.intervals import wilson
 from thaw.runs.finished import Run
 
-GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer")
+GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer", "loss", "callbacks")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from thaw.comparison.leaderboard import Leaderboard
 
 # In `leaderboard.csv`, by their names in `metrics.json`: with and without what seeds change.
-SPREAD = ("val/loss", "val/acc", "test/acc", "test/f1", "test/ece")
+SPREAD = ("val/loss", "val/acc", "test/acc", "test/balanced_acc", "test/f1", "test/worst_recall")
+SPREAD += ("test/ece",)
 AGAINST = "p vs 1"
 PLAIN = (
     "seconds/epoch",
@@ -191,6 +192,8 @@ COLUMNS: dict[str, Callable[["Configuration"], str]] = {
     "test %": _spread("test/acc", ".1f", 100),
     "95%": _interval,
     AGAINST: lambda configuration: "",
+    "balanced %": _spread("test/balanced_acc", ".1f", 100),
+    "worst %": _plain("test/worst_recall", ".1f", 100),
     "F1": _plain("test/f1", ".3f"),
     "ECE": _plain("test/ece", ".3f"),
     "s/epoch": _plain("seconds/epoch", ".1f"),

@@ -115,6 +115,9 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 # --- many of them ---------------------------------------------------------------------------------
 
 
+Version = tuple[Path, int, int]  # path, bytes, time of change
+
+
 @dataclass(frozen=True)
 class Seen:
     """What is known of a photo that decodes.
@@ -130,11 +133,11 @@ class Seen:
 
 def broken_photos(paths: list[Path]) -> dict[Path, str]:
     """Photos that don't decode, with the reason. JPEGs are decoded at 1/8 size, which is fast."""
-    unseen = [path for path in paths if _version(path) not in _whole]
+    unseen = [path for path in paths if version(path) not in decoded]
     with ThreadPoolExecutor() as pool:
         found = dict(zip(unseen, pool.map(_look, unseen), strict=True))
     whole = {path: seen for path, seen in found.items() if isinstance(seen, Seen)}
-    _whole.update((_version(path), seen) for path, seen in whole.items())
+    decoded.update((version(path), seen) for path, seen in whole.items())
     return {path: seen for path, seen in found.items() if isinstance(seen, str)}
 
 
@@ -151,26 +154,27 @@ def misnamed(paths: list[Path]) -> Counter[str]:
 
 def _seen(paths: list[Path]) -> Iterator[tuple[Path, Seen]]:
     for path in paths:
-        if seen := _whole.get(_version(path)):
+        if seen := decoded.get(version(path)):
             yield path, seen
 
 
 def digests(paths: list[Path]) -> list[str]:
     """sha256 of files' bytes, which are read again only if their size or time has changed."""
-    versions = [_version(path) for path in paths]
-    unread = [version for version in versions if version not in _digests]
+    versions = [version(path) for path in paths]
+    unread = [version for version in versions if version not in contents]
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda v: hashlib.sha256(v[0].read_bytes()).hexdigest(), unread)
-        _digests.update(zip(unread, found, strict=True))
-    return [_digests[version] for version in versions]
+        contents.update(zip(unread, found, strict=True))
+    return [contents[version] for version in versions]
 
 
 # All jobs of a sweep ask for the same photos.
-_whole: dict[tuple[Path, int, int], Seen] = {}  # that decoded
-_digests: dict[tuple[Path, int, int], str] = {}
+decoded: dict[Version, Seen] = {}  # that decoded
+contents: dict[Version, str] = {}  # sha256
 
 
-def _version(path: Path) -> tuple[Path, int, int]:
+def version(path: Path) -> Version:
+    """What tells whether a photo is still the one that was read."""
     try:
         stat = path.stat()
     except OSError:  # a link that leads nowhere

@@ -1,71 +1,119 @@
-"""Find the photos of a folder, and cut a share of them off."""
+"""Share photos out: which stay together, a share cut off, and k folds. Nothing imports torch."""
 
-import hashlib
 import random
 from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from torchvision.datasets import ImageFolder
-
-from thaw.data.find import is_photo
+NAMES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo, its path relative to the data's root, and its class as an index."""
+    """A photo: its path below the data's root, its class as an index, and what it belongs with."""
 
     path: str
     label: int
+    group: str | None = None
 
 
-class Folder(ImageFolder):
-    """ImageFolder that passes over hidden folders and keeps what it ignored."""
+def together(*facts: Sequence[Hashable]) -> list[int]:
+    """A key for each photo; photos with the same key may not be parted.
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(
-            str(root), is_valid_file=lambda path: is_photo(path, root), allow_empty=True
-        )
-        photos = {path for path, _ in self.samples}
-        below = (path for name in self.classes for path in sorted((root / name).rglob("*")))
-        self.ignored = [path for path in below if path.is_file() and str(path) not in photos]
+    Args:
+        facts: of each photo, in the same order; those alike in one of them (but None) belong
+            together, and so do those that only a third links.
 
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Folders in name order, as ImageFolder, without hidden ones."""
-        found = (path for path in Path(directory).iterdir() if path.is_dir())
-        classes = sorted(path.name for path in found if not path.name.startswith("."))
-        return classes, {name: label for label, name in enumerate(classes)}
+    >>> together(["p1", "p1", None, "p2"], ["x", "y", "y", "z"])
+    [0, 0, 0, 3]
+    """
+    parents = list(range(len(facts[0])))
+
+    def first(i: int) -> int:
+        while parents[i] != i:
+            parents[i] = parents[parents[i]]
+            i = parents[i]
+        return i
+
+    for values in facts:
+        seen: dict[Hashable, int] = {}
+        for i, value in enumerate(values):
+            if value is not None:
+                a, b = sorted((first(i), first(seen.setdefault(value, i))))
+                parents[b] = a
+    return [first(i) for i in range(len(parents))]
 
 
 def cut(
-    samples: list[Sample], fraction: float, seed: int, root: Path
+    samples: list[Sample], keys: Sequence[Hashable], fraction: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
     """Cut a share of each class off: (kept, cut off), both in the order of `samples`.
 
-    Photos with the same bytes stay together, whatever their names; each class keeps a photo at
-    least, and gives one where it has two.
+    Photos with the same key stay together; each class keeps a photo at least, and gives one where
+    it has two. What can't be shared out evenly so comes as near to it as it can.
     """
-    groups: dict[Any, list[Sample]] = defaultdict(list)
-    sizes: dict[int, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        sizes[(root / sample.path).stat().st_size].append(sample)
-    for size, same in sizes.items():  # only photos of one size can be the same: few are read
-        for sample in same:
-            content = (root / sample.path).read_bytes() if len(same) > 1 else b""
-            groups[size, hashlib.sha256(content).digest()].append(sample)
-    order = sorted(groups.values(), key=lambda group: group[0].path)
+    groups = _groups(samples, keys)
+    order = sorted(groups, key=lambda group: samples[group[0]].path)
     random.Random(seed).shuffle(order)
-
     counts = Counter(sample.label for sample in samples)
     wanted = {
         label: min(max(round(fraction * count), 1), count - 1) for label, count in counts.items()
     }
-    off: set[Sample] = set()
+    off: set[int] = set()
+    rest = []
     for group in order:
-        needs = Counter(sample.label for sample in group)  # the same photo may be in two classes
+        needs = Counter(samples[i].label for i in group)  # a group may be of several classes
         if all(needs[label] <= wanted[label] for label in needs):
             off.update(group)
             for label in needs:
                 wanted[label] -= needs[label]
-    return [s for s in samples if s not in off], [s for s in samples if s in off]
+        else:
+            rest.append((group, needs))
+    kept = counts - Counter(samples[i].label for i in off)
+    while rest:  # groups that are more than is wanted, as long as they bring it nearer
+        costs = [
+            sum(abs(wanted[label] - n) - abs(wanted[label]) for label, n in needs.items())
+            if all(kept[label] > n for label, n in needs.items())
+            else len(samples)
+            for _, needs in rest
+        ]
+        best = min(range(len(rest)), key=costs.__getitem__)
+        if costs[best] == len(samples) or (costs[best] >= 0 and off):
+            break
+        group, needs = rest.pop(best)
+        off.update(group)
+        for label, n in needs.items():
+            wanted[label] -= n
+            kept[label] -= n
+    parts = [s for i, s in enumerate(samples) if i not in off], [samples[i] for i in sorted(off)]
+    return parts
+
+
+def folds(samples: Sequence[Sample], keys: Sequence[Hashable], k: int, seed: int) -> list[int]:
+    """The fold of each photo, 0 to k - 1: stratified, and photos with the same key in one.
+
+    The largest groups are dealt out first, each to the fold that is furthest behind in its classes
+    and, where several are, has the fewest photos. As scikit-learn's `StratifiedGroupKFold` does it.
+    """
+    groups = sorted(_groups(samples, keys), key=lambda group: samples[group[0]].path)
+    random.Random(seed).shuffle(groups)
+    groups.sort(key=len, reverse=True)  # stable: chance decides among equals
+    held: list[Counter[int]] = [Counter() for _ in range(k)]
+    found = [0] * len(samples)
+    for group in groups:
+        needs = Counter(samples[i].label for i in group)
+        fold = min(
+            range(k),
+            key=lambda f: (sum(held[f][label] * n for label, n in needs.items()), held[f].total()),
+        )
+        held[fold].update(needs)
+        for i in group:
+            found[i] = fold
+    return found
+
+
+def _groups(samples: Sequence[Sample], keys: Sequence[Hashable]) -> list[list[int]]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        groups[key].append(i)
+    return list(groups.values())

@@ -21,6 +21,11 @@ class Answers:
         photos: what each photo is called.
         root: the folder that these names begin in.
         temperature: what the logits are divided by.
+        prior: each class's share of the photos trained on, where training weighed classes alike
+            (`data.balance`). The label is then the class with the largest logit, as if each were
+            equally likely; probabilities are those for photos in their real mix (Saerens et al.
+            2002, equation 4), so the label needn't be the most probable class.
+        groups: what each photo belongs with; photos without are groups of one.
         features: `[N, D]`, what the head read, where that was kept.
 
     Raises:
@@ -33,6 +38,8 @@ class Answers:
     photos: list[str]
     root: Path
     temperature: float = 1.0
+    prior: list[float] | None = None
+    groups: list[str | None] | None = None
     features: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def __post_init__(self) -> None:
@@ -47,13 +54,19 @@ class Answers:
             raise UserError(f"Expected labelled photos in {self.root}, but there are none.")
 
     @cached_property
+    def calibrated(self) -> Tensor:
+        """Logits `[N, classes]` whose softmax is `probabilities`."""
+        shift = torch.tensor(self.prior).log() if self.prior else 0.0
+        return self.logits / self.temperature + shift
+
+    @cached_property
     def probabilities(self) -> Tensor:
         """`[N, classes]`, calibrated."""
-        return (self.logits / self.temperature).softmax(dim=1)
+        return self.calibrated.softmax(dim=1)
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The most probable class, `[N]`."""
+        """The class that is said, `[N]`: the most probable one, unless there is a `prior`."""
         return self.logits.argmax(dim=1)
 
     @cached_property
@@ -64,12 +77,21 @@ class Answers:
     @cached_property
     def confidence(self) -> Tensor:
         """Its probability, `[N]`."""
-        return self.probabilities.amax(dim=1)
+        return self.probabilities.gather(1, self.predicted[:, None])[:, 0]
 
     @cached_property
     def of_label(self) -> Tensor:
         """The probability of the right one, `[N]`."""
         return self.probabilities.gather(1, self.labels[:, None])[:, 0]
+
+    @cached_property
+    def group_of_each(self) -> Tensor | None:
+        """The number of each photo's group, `[N]`; None where there are no groups."""
+        if not self.groups or not any(self.groups):
+            return None
+        names = [name or i for i, name in enumerate(self.groups)]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([numbers[name] for name in names])
 
     def worst(self, most: int) -> list[int]:
         """Indices of the wrong labels that it was surest of."""

@@ -25,8 +25,10 @@ LIMITS = (0.05, 20.0)
 CLEAR = 3.841
 
 
-def fit(logits: Tensor, labels: Tensor) -> float:
+def fit(logits: Tensor, labels: Tensor, shift: Tensor | float = 0.0) -> float:
     """The temperature that suits logits `[N, classes]` and labels `[N]` of the val photos.
+
+    `shift` is added to logits after they were divided (`Answers.prior`).
 
     1 unless the photos clearly tell that confidence is off, by a likelihood-ratio test: on few,
     most of what a fit finds is chance. If they do, it minimises their summed cross-entropy plus
@@ -35,19 +37,21 @@ def fit(logits: Tensor, labels: Tensor) -> float:
     Few photos stay near 1, many choose for themselves. The result is within `LIMITS`.
     """
     logits = logits.double()
-    likeliest = _minimum(logits, labels, prior=0.0)
-    losses = [F.cross_entropy(logits / t, labels, reduction="sum") for t in (1.0, likeliest)]
+    likeliest = _minimum(logits, labels, shift, prior=0.0)
+    losses = [
+        F.cross_entropy(logits / t + shift, labels, reduction="sum") for t in (1.0, likeliest)
+    ]
     clear = 2 * float(losses[0] - losses[1]) > CLEAR
-    return _minimum(logits, labels, PRIOR) if clear else 1.0
+    return _minimum(logits, labels, shift, PRIOR) if clear else 1.0
 
 
-def _minimum(logits: Tensor, labels: Tensor, prior: float) -> float:
+def _minimum(logits: Tensor, labels: Tensor, shift: Tensor | float, prior: float) -> float:
     own = logits.gather(1, labels[:, None]).sum()
     low, high = (math.log(limit) for limit in LIMITS)
     for _ in range(60):  # bisection of the derivative, in log temperature
         middle = (low + high) / 2
         beta = math.exp(-middle)
-        expected = ((beta * logits).softmax(dim=1) * logits).sum()
+        expected = ((beta * logits + shift).softmax(dim=1) * logits).sum()
         slope = float(expected - own) + prior * (1 - 1 / beta)
         low, high = (middle, high) if slope > 0 else (low, middle)
     return math.exp((low + high) / 2)

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich import get_console
@@ -11,8 +11,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from thaw.data.listing import layout
 from thaw.data.photos import BrokenPhoto
-from thaw.data.splits import Folder
 from thaw.errors import UserError
 from thaw.escape import printable, say
 from thaw.evaluation import figures as evaluate_figures
@@ -26,7 +26,14 @@ from thaw.runs import read
 
 log = logging.getLogger(__name__)
 
-Labelled = tuple[Path, list[str], list[int]]  # a root, the photos below it, their labels
+
+class Labelled(NamedTuple):
+    """Photos below a root, what is on them, and what they belong with."""
+
+    root: Path
+    photos: list[str]
+    labels: list[int]
+    groups: list[str | None] | None = None
 
 
 def evaluate(
@@ -140,7 +147,7 @@ def _unfamiliar(
 
 def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     """Let the model label photos; those that can't be decoded are named and left out."""
-    root, photos, labels = labelled
+    root, photos, labels, groups = labelled
     paths = {root / photo: i for i, photo in enumerate(photos)}
     broken: list[BrokenPhoto] = []
     logits, features, seen = [], [], []
@@ -168,6 +175,8 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         [photos[i] for i in seen],
         root,
         model.temperature,
+        model.prior,
+        groups and [groups[i] for i in seen],
         torch.cat(features),
     )
 
@@ -194,30 +203,26 @@ def _own_photos(split: read.Split, name: str, classes: list[str]) -> Labelled:
     unknown = sorted({photo.label for photo in photos} - {*classes})
     if unknown:
         raise UserError(f"The photos in {split.root} are of {unknown}, which the model lacks.")
-    return split.root, split.paths(name), [classes.index(photo.label) for photo in photos]
+    labels = [classes.index(photo.label) for photo in photos]
+    return Labelled(split.root, split.paths(name), labels, [photo.group for photo in photos])
 
 
 def _labelled_folder(root: Path, classes: list[str]) -> Labelled:
     """Photos of a folder a class; says which classes are unknown, and which are missing."""
-    if not root.is_dir():
-        raise UserError(f"Expected a folder of photos in --data {root}, but there is none.")
-    folder = Folder(root)
-    unknown = [name for name in folder.classes if name not in classes]
-    missing = [name for name in classes if name not in folder.classes]
-    if len(missing) == len(classes):
-        raise UserError(
-            f"Expected one folder a class in {root}, of the classes {classes}, got"
-            f" {folder.classes or 'no folders'}."
-        )
+    listing = layout.one(root, classes)
+    known = [entry for entry in listing.entries if entry.label in classes]
+    names = {entry.label for entry in listing.entries} | {name for _, name in listing.empty}
+    unknown, missing = sorted(names - set(classes)), sorted(set(classes) - names)
+    for note in listing.notes:
+        say(note)
     if unknown:
         say(f"left out, since the model doesn't know them: {', '.join(unknown)}")
     if missing:
         say(f"no photos of: {', '.join(missing)}")
-    known = [(path, label) for path, label in folder.samples if folder.classes[label] in classes]
-    photos = [Path(path).relative_to(root).as_posix() for path, _ in known]
-    if not photos:
-        raise UserError(f"Expected photos in the class folders of {root}, but there are none.")
-    return root, photos, [classes.index(folder.classes[label]) for _, label in known]
+    if listing.unused:
+        say(f"not used: {', '.join(listing.unused)}")
+    labels = [classes.index(entry.label) for entry in known]
+    return Labelled(root, [entry.path for entry in known], labels)
 
 
 # --- the terminal ---------------------------------------------------------------------------------
@@ -227,7 +232,12 @@ def show(found: dict[str, Any]) -> None:
     """Print the numbers of `evaluate.facts`."""
     values = found["scores"]
     rows = {
-        "accuracy": f"{values['acc']:.1%}  ({_interval(values, 'acc')}, {found['photos']} photos)",
+        "accuracy": f"{values['acc']:.1%}  ({_interval(values, 'acc')}, {found['photos']} photos"
+        + (f", drawn by their {values['groups']} groups)" if "groups" in values else ")"),
+        "balanced": f"accuracy {values['balanced_acc']:.1%}  ({_interval(values, 'balanced_acc')}),"
+        f" macro F1 {values['f1']:.1%}  ({_interval(values, 'f1')})",
+        "worst class": f"{values['worst_class']}: recall {values['worst_recall']:.1%}"
+        f"  ({_interval(values, 'worst_recall')})",
         "calibration": f"ECE {values['ece']:.1%}  ({_interval(values, 'ece')}),"
         f" Brier {values['brier']:.3f}, loss {values['loss']:.3f}",
     }
@@ -240,6 +250,11 @@ def show(found: dict[str, Any]) -> None:
         rows["uncalibrated"] = (
             "as it is: val shows no clear error of confidence (likelihood-ratio test, 5%), so"
             " nothing was changed"
+        )
+    if "ece_uncorrected" in values:
+        rows["real mix"] = (
+            f"ECE {values['ece_uncorrected']:.1%} without the correction of probabilities for how"
+            " often each class really comes (data.balance)"
         )
     if found["sets"]:
         held = found["sets"]

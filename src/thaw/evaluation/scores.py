@@ -1,6 +1,5 @@
 """Numbers from logits, with how far they can be trusted."""
 
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import (
-    multiclass_calibration_error,
+    binary_calibration_error,
     multiclass_confusion_matrix,
     multiclass_f1_score,
 )
@@ -20,7 +19,7 @@ from thaw.errors import UserError
 from thaw.evaluation import calibrate
 from thaw.evaluation import figures as evaluate_figures
 from thaw.evaluation.answers import Answers
-from thaw.evaluation.confusion import per_class, struggles
+from thaw.evaluation.confusion import BALANCED, by_class, per_class, struggles
 from thaw.files import write_json
 from thaw.intervals import wilson as wilson
 from thaw.model import unsure
@@ -31,15 +30,21 @@ SETS = 0.95  # coverage of the prediction sets that are tried out
 RESAMPLES = 1000
 
 
-def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Loss, top-1, macro F1 and ECE (15 bins, Guo et al. 2017) of logits `[N, classes]`."""
+def scores(logits: Tensor, labels: Tensor, predicted: Tensor | None = None) -> dict[str, float]:
+    """Loss, top-1, macro F1 and ECE (15 bins, Guo et al. 2017) of logits `[N, classes]`.
+
+    Args:
+        predicted: the class that is said of each photo `[N]`, if not the most probable one.
+    """
     classes = logits.shape[1]
-    probabilities = logits.softmax(dim=1)
+    predicted = logits.argmax(dim=1) if predicted is None else predicted
+    confidence = logits.softmax(dim=1).gather(1, predicted[:, None])[:, 0]
+    correct = predicted == labels
     return {
-        "acc": float((logits.argmax(dim=1) == labels).double().mean()),
+        "acc": float(correct.double().mean()),
         "loss": float(F.cross_entropy(logits, labels)),
-        "f1": float(multiclass_f1_score(logits, labels, classes, average="macro")),
-        "ece": float(multiclass_calibration_error(probabilities, labels, classes, n_bins=BINS)),
+        "f1": float(multiclass_f1_score(predicted, labels, classes, average="macro")),
+        "ece": float(binary_calibration_error(confidence, correct.long(), n_bins=BINS)),
     }
 
 
@@ -52,12 +57,15 @@ class Report:
         bundle: what `bundle.save` is to be told.
         metrics: what `metrics.json` is to hold further.
         struggles: the class that it struggles with, in words.
+        test: what the model that leaves says of the test photos: `logits`, whose softmax are its
+            probabilities `[N, classes]`, and the class `predicted` `[N]`.
     """
 
     temperature: float
     bundle: dict[str, Any]
     metrics: dict[str, Any]
     struggles: str
+    test: dict[str, Tensor]
 
 
 def report(
@@ -67,7 +75,9 @@ def report(
     photos: list[str],
     root: Path,
     run: Path,
+    groups: list[str | None] | None = None,
     figures: bool = True,
+    prior: list[float] | None = None,
     unfamiliar: dict[str, Any] | None = None,
 ) -> Report:
     """Calibrate on val, evaluate on test; writes `evaluation.json` and `figures/` into `run`.
@@ -75,6 +85,8 @@ def report(
     Args:
         val: `logits` `[N, classes]` and `label` `[N]`; likewise `test`.
         photos: the test photos' paths below `root`.
+        groups: what each test photo belongs with.
+        prior: see `Answers`.
         unfamiliar: what is told of test photos that are called that.
         figures: False leaves them to `thaw evaluate`: they take a second or two.
 
@@ -82,30 +94,41 @@ def report(
         UserError: training has diverged.
     """
     names = [""] * len(val["label"])
-    raw = Answers(val["logits"], val["label"], classes, names, root)
-    temperature = calibrate.fit(raw.logits, raw.labels)
-    seen = Answers(raw.logits, raw.labels, classes, names, root, temperature)
-    answers = Answers(test["logits"], test["label"], classes, photos, root, temperature)
+    shift = torch.tensor(prior).log() if prior else 0.0
+    raw = Answers(val["logits"], val["label"], classes, names, root, prior=prior)
+    temperature = calibrate.fit(raw.logits, raw.labels, shift)
+    seen = replace(raw, temperature=temperature)
+    answers = Answers(
+        test["logits"], test["label"], classes, photos, root, temperature, prior, groups
+    )
     conformal = unsure.conformal_scores(seen.of_label.tolist())
     found = facts(answers, conformal=conformal)
     found["unfamiliar"] = unfamiliar
     write_json(run / "evaluation.json", found)
     if figures:
         evaluate_figures.draw(answers, found, run / "figures")
-    before, after = (scores(seen.logits / t, seen.labels) for t in (1.0, temperature))
+    before, after = (scores(a.calibrated, a.labels, a.predicted) for a in (raw, seen))
     tested = found["scores"]
     metrics = {
         "temperature": temperature,
         "test/brier": tested["brier"],
         "test/ece_uncalibrated": tested["ece_uncalibrated"],
         "test/loss_uncalibrated": tested["loss_uncalibrated"],
+        **{f"test/{key}": tested[key] for key in tested if key.startswith(BALANCED)},
+        "test/worst_class": tested["worst_class"],
+        "test/acc_low": tested["acc_low"],
+        "test/acc_high": tested["acc_high"],
+        **({"test/groups": tested["groups"]} if "groups" in tested else {}),
         "val/images": len(seen.labels),
         "val/ece": after["ece"],
         "val/ece_uncalibrated": before["ece"],
         "val/loss_calibrated": after["loss"],  # `val/loss` is what chose the epoch
     }
-    bundle = {"temperature": temperature, "conformal": conformal}
-    return Report(temperature, bundle, metrics, found["struggles"])
+    if prior:
+        metrics["test/ece_uncorrected"] = tested["ece_uncorrected"]
+    bundle = {"temperature": temperature, "conformal": conformal, "prior": prior}
+    leaving = {"logits": answers.calibrated, "predicted": answers.predicted}
+    return Report(temperature, bundle, metrics, found["struggles"], leaving)
 
 
 def facts(
@@ -122,13 +145,11 @@ def facts(
     ).tolist()
     confidence, correct = answers.confidence.tolist(), answers.correct.tolist()
     classes = dict(zip(answers.classes, per_class(confusion), strict=True))
-    # torchmetrics would count a class without photos as one that is never got right.
-    f1 = statistics.mean(row["f1"] for row in classes.values() if row["f1"] is not None)
     return {
         "data": str(answers.root),
         "photos": len(answers.labels),
         "temperature": answers.temperature,
-        "scores": {**_scores(answers), "f1": f1},
+        "scores": _scores(answers) | by_class(confusion, answers.classes),
         "struggles": struggles(confusion, answers.classes),
         "classes": classes,
         "confusion": confusion,  # a row a label, a column a prediction
@@ -147,17 +168,26 @@ def facts(
 
 
 def _scores(answers: Answers) -> dict[str, float]:
-    """Accuracy; loss, Brier and ECE with bootstrap intervals, and uncalibrated."""
-    photos, labels = len(answers.labels), answers.labels
-    calibrated = answers.logits / answers.temperature
-    found = scores(calibrated, labels)
+    """Accuracy; loss, Brier and ECE with bootstrap intervals, and uncalibrated.
+
+    Where photos come in groups, whole groups are drawn (Field & Welsh 2007): what is alike in a
+    group would make the interval too narrow. That of accuracy is never narrower than Wilson's.
+    """
+    photos, labels, group = len(answers.labels), answers.labels, answers.group_of_each
+    units = photos if group is None else int(group.max()) + 1
+    calibrated = answers.calibrated
+    found = scores(calibrated, labels, answers.predicted)
     low, high = wilson(int(answers.correct.sum()), photos)
     values = {"acc": found["acc"], "acc_low": low, "acc_high": high}
     losses = F.cross_entropy(calibrated, labels, reduction="none")
     draws = np.random.default_rng(0).multinomial(
-        photos, np.full(photos, 1 / photos), size=max(20, min(RESAMPLES, 10_000_000 // photos))
+        units, np.full(units, 1 / units), size=max(20, min(RESAMPLES, 10_000_000 // photos))
     )
     counts = torch.from_numpy(draws).float()  # how often each photo is drawn, [draws, N]
+    if group is not None:
+        counts = counts[:, group]
+        counts *= photos / counts.sum(dim=1, keepdim=True)  # groups differ in size
+        values |= _accuracy_by_group(answers, counts, units)
     for key, each in (("loss", losses), ("brier", _brier(answers.probabilities, labels))):
         low, high = (counts @ each / photos).quantile(torch.tensor([0.025, 0.975])).tolist()
         values |= {key: float(each.mean()), f"{key}_low": low, f"{key}_high": high}
@@ -169,12 +199,27 @@ def _scores(answers: Answers) -> dict[str, float]:
     # the basic bootstrap (Davison & Hinkley 1997) turns the interval over.
     high, low = (2 * found["ece"] - again.quantile(torch.tensor([0.025, 0.975]))).tolist()
     values |= {"ece": found["ece"], "ece_low": max(0.0, low), "ece_high": max(0.0, high)}
-    before = scores(answers.logits, labels)
-    return values | {
+    raw = replace(answers, temperature=1.0)
+    before = scores(raw.calibrated, labels, raw.predicted)
+    values |= {
         "loss_uncalibrated": before["loss"],
         "ece_uncalibrated": before["ece"],
-        "brier_uncalibrated": float(_brier(answers.logits.softmax(dim=1), labels).mean()),
+        "brier_uncalibrated": float(_brier(raw.probabilities, labels).mean()),
     }
+    if answers.prior:  # as if each class were equally likely, in test too
+        values["ece_uncorrected"] = scores(answers.logits / answers.temperature, labels)["ece"]
+    return values
+
+
+def _accuracy_by_group(answers: Answers, counts: Tensor, groups: int) -> dict[str, float]:
+    """The 95% interval of accuracy, of draws of whole groups `[draws, N]`."""
+    photos, right = len(answers.labels), int(answers.correct.sum())
+    low, high = wilson(right, photos)
+    if right in (0, photos):  # every draw is the same: so many groups, all alike
+        low, high = wilson(groups * right / photos, groups)
+    drawn = (counts @ answers.correct.float() / photos).quantile(torch.tensor([0.025, 0.975]))
+    values = {"acc_low": min(low, float(drawn[0])), "acc_high": max(high, float(drawn[1]))}
+    return {"groups": groups, **values}
 
 
 def _brier(probabilities: Tensor, labels: Tensor) -> Tensor:

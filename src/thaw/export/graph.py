@@ -16,6 +16,7 @@ from thaw.model.bundle import Model
 from thaw.model.familiar import store
 from thaw.model.familiar.store import Familiar
 from thaw.model.onnx import FAMILIARITY
+from thaw.nets.fit import Padded
 
 SHAPES = ({0: Dim("batch"), 1: Dim("height"), 2: Dim("width")},)
 
@@ -34,8 +35,11 @@ class PhotosToProbabilities(nn.Module):
         super().__init__()
         transforms = model.transforms
         (crop,) = transforms.crop_size
-        self.pixels = ResizeAndCrop(transforms.resize_size, crop, transforms.interpolation.value)
+        # What is padded is resized to fit inside the square.
+        size = [] if isinstance(transforms, Padded) else transforms.resize_size
+        self.pixels = ResizeAndCrop(size, crop, transforms.interpolation.value)
         self.net, self.temperature = model.backbone.net, model.temperature
+        self.shift = nn.Buffer(torch.as_tensor(model.shift))
         self.mean = nn.Buffer(torch.tensor(transforms.mean).view(3, 1, 1))
         self.std = nn.Buffer(torch.tensor(transforms.std).view(3, 1, 1))
         self.reading = model.backbone.reading
@@ -46,7 +50,7 @@ class PhotosToProbabilities(nn.Module):
         values = self.pixels(images).permute(0, 3, 1, 2).float() / 255
         with self.reading() as read:
             logits = self.net((values - self.mean) / self.std)
-        probabilities = (logits / self.temperature).softmax(dim=1)
+        probabilities = (logits / self.temperature + self.shift).softmax(dim=1)
         if self.familiarity is None:
             return probabilities
         return probabilities, self.familiarity(read[-1])

@@ -134,7 +134,7 @@ def _rows_of_pt2(file: Path, photos: Iterable[Path], model: bundle.Model) -> Row
         out = run(image)
         probabilities, *more = out if isinstance(out, tuple) else (out,)
         familiarity = float(more[0][0]) if more and model.level is not None else None
-        said = (probabilities[0].tolist(), model.threshold, familiarity, model.level)
+        said = (probabilities[0].tolist(), model.threshold, model.prior, familiarity, model.level)
         rows[photo] = decide(photo, model.classes, *said)
     return rows
 

@@ -18,7 +18,7 @@ def register_resolvers(arguments: Sequence[str] = ()) -> None:
     from thaw.launch.slurm import job_id
 
     name = functools.partial(job_name, varying=varying(arguments))
-    OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_dir", claimed_dir, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", name, replace=True)
     OmegaConf.register_new_resolver("arch_name", arch_name, replace=True)
     # Cached: what a launcher starts elsewhere has another id, and belongs to the same sweep.
@@ -48,6 +48,18 @@ def run_dir(wanted: str) -> str:
     while Path(path).exists():
         path, number = f"{wanted}_{number}", number + 1
     return path
+
+
+def claimed_dir(wanted: str) -> str:
+    """As `run_dir`, and the folder is made: of two processes, each gets its own."""
+    while True:
+        path = Path(run_dir(wanted))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return str(path)
 
 
 def arch_name(choice: str, name: str | None) -> str:

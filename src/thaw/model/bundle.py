@@ -29,6 +29,7 @@ from thaw.model.familiar.store import Familiar
 from thaw.model.given import Photo, each, upright
 from thaw.model.prediction import Prediction, Similar, check_threshold, decide
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import Padded
 from thaw.nets.pretrained import build
 from thaw.runs.read import damage, read_json
 
@@ -56,6 +57,8 @@ class Model:
         self.temperature: float = info["temperature"]
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")  # what `data.balance` hid, see `decide`
+        self.shift = torch.tensor(self.prior).log() if self.prior else 0.0
         self.familiar = familiar
         self.level = own_level(info) if familiar else None
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
@@ -72,7 +75,7 @@ class Model:
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
-        return (self.logits(images) / self.temperature).softmax(dim=1)
+        return (self.logits(images) / self.temperature + self.shift).softmax(dim=1)
 
     def outputs_of(
         self,
@@ -167,7 +170,7 @@ class Model:
         level: float | None,
         similar: int,
     ) -> Iterator[Prediction]:
-        rows = (logits / self.temperature).softmax(dim=1).tolist()
+        rows = (logits / self.temperature + self.shift).softmax(dim=1).tolist()
         p: list[float | None] = [None] * len(rows)
         near: list[list[Similar]] = [[] for _ in rows]
         if self.familiar and level is not None:
@@ -175,7 +178,8 @@ class Model:
         if self.familiar and similar:
             near = self.familiar.nearest(features, similar, self.classes)
         for name, row, familiarity, like in zip(names, rows, p, near, strict=True):
-            yield decide(name, self.classes, row, threshold, familiarity, level, like)
+            told = (threshold, self.prior, familiarity, level, like)
+            yield decide(name, self.classes, row, *told)
 
 
 def save(
@@ -361,11 +365,13 @@ def describe_transforms(transforms: ImageClassification) -> dict[str, Any]:
     """Plain values that say all about them."""
     keys = ("resize_size", "crop_size", "mean", "std", "antialias")
     values = {key: getattr(transforms, key) for key in keys}
-    return values | {"interpolation": transforms.interpolation.value}
+    values |= {"interpolation": transforms.interpolation.value}
+    return values | ({"pad": True} if isinstance(transforms, Padded) else {})
 
 
 def _transforms(values: dict[str, Any]) -> ImageClassification:
-    transforms = ImageClassification(
+    kind = Padded if values.get("pad") else ImageClassification
+    transforms = kind(
         crop_size=values["crop_size"][0],
         mean=values["mean"],
         std=values["std"],

@@ -52,6 +52,7 @@ _transforms = record(
         "antialias": or_none(boolean),
         "interpolation": one_of(*INTERPOLATIONS),
     },
+    {"pad": boolean},
     others=None,
 )
 _promise = record(
@@ -85,6 +86,7 @@ _further: dict[str, Check] = {
     "pretrained": _pretrained,
     "data_sha256": text(),
     "white": record({}, others=number(1e-30, 1e30)),
+    "prior": or_none(items(number(1e-12, 1), 1, 100_000)),  # see `prediction.decide`
 }
 EXPORTED = record(_needed, _further)  # of an ONNX file, whose graph is the net
 _built: dict[str, Check] = {

@@ -88,6 +88,7 @@ def draw(path: Path, model: Model, predictions: Iterable[Prediction]) -> None:
     for prediction in predictions:
         by_class = prediction.probabilities
         top = max(by_class, key=by_class.__getitem__)
+        top = prediction.label if prediction.label in by_class else top
         words = f"{Path(prediction.path).name}\n{top} ({prediction.confidence:.1%})"
         words += "" if prediction.label == top else f", {prediction.label}"
         tiles.append((overlay(model, load_photo(prediction.path, model.white)), words, "black"))

@@ -40,6 +40,7 @@ class OnnxModel:
         self.temperature: float = info["temperature"]  # applied within the graph
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
+        self.prior: list[float] | None = info.get("prior")
         outputs = [output.name for output in session.get_outputs()]
         self.level = own_level(info) if FAMILIARITY in outputs else None
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
@@ -120,7 +121,8 @@ class OnnxModel:
     ) -> Prediction:
         rows, p = self._run([image])
         familiarity = None if p is None or level is None else float(p[0])
-        return decide(name, self.classes, rows[0].tolist(), threshold, familiarity, level)
+        found = (rows[0].tolist(), threshold, self.prior, familiarity, level)
+        return decide(name, self.classes, *found)
 
 
 def load(path: Path | str) -> OnnxModel:

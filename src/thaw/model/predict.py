@@ -13,7 +13,7 @@ from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import joined, printable, say
 from thaw.model import batch, unsure
-from thaw.model.prediction import UNFAMILIAR, Prediction, as_row, aside
+from thaw.model.prediction import UNFAMILIAR, UNSURE, Prediction, as_row, aside
 
 MOST_IN_FIGURE = 64
 
@@ -128,7 +128,7 @@ def _line(prediction: Prediction, labels: list[str] | None, top_k: int | None) -
     shown = ranked[:top_k] if top_k else labels
     if shown:
         return f"{text:<12} " + ", ".join(f"{name} {probabilities[name]:.1%}" for name in shown)
-    doubt = "" if ranked[0] == prediction.label else f"  ({ranked[0]}?)"
+    doubt = f"  ({prediction.top}?)" if prediction.label == aside(UNSURE, probabilities) else ""
     return f"{text:<12} {prediction.confidence:6.1%}{doubt}"
 
 

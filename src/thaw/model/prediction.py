@@ -40,6 +40,7 @@ class Prediction:
 
     `familiarity` is a conformal p-value: the share of val's photos that are as far from the train
     photos, or farther; None where the model can't say. `similar` holds train photos, if asked for.
+    `top` is the class that the label would be if nothing stood against it.
     """
 
     path: str
@@ -48,11 +49,12 @@ class Prediction:
     probabilities: dict[str, float]
     familiarity: float | None = None
     similar: tuple[Similar, ...] = ()
+    top: str = ""
 
-    @property
-    def top(self) -> str:
-        """The most probable class, whatever the label is."""
-        return max(self.probabilities, key=self.probabilities.__getitem__)
+    def __post_init__(self) -> None:
+        if not self.top:
+            top = max(self.probabilities, key=self.probabilities.__getitem__)
+            object.__setattr__(self, "top", top)
 
 
 def is_unfamiliar(familiarity: float, level: float | None) -> bool:
@@ -72,6 +74,7 @@ def decide(
     classes: Sequence[str],
     probabilities: Sequence[float],
     threshold: float | None,
+    prior: Sequence[float] | None = None,
     familiarity: float | None = None,
     level: float | None = None,
     similar: Sequence[Similar] = (),
@@ -80,6 +83,9 @@ def decide(
 
     Args:
         level: familiarity up to which a photo is unfamiliar; None where nothing is.
+        prior: each class's share of the photos trained on, if training weighed classes alike
+            (`data.balance`): the label is then the class that would be the most probable if each
+            were equally likely. Probabilities stay those for photos in their real mix.
 
     Raises:
         UserError: probabilities are no numbers.
@@ -87,14 +93,18 @@ def decide(
     numbers = [*probabilities, *([] if familiarity is None else [familiarity])]
     if not all(map(math.isfinite, numbers)):
         raise UserError(f"The model's answer to {path} isn't a number, so the model is damaged.")
-    confidence = max(probabilities)
-    label = classes[probabilities.index(confidence)]
+    scores = [
+        p / share for p, share in zip(probabilities, prior or [1.0] * len(classes), strict=True)
+    ]
+    said = scores.index(max(scores))
+    confidence, label = probabilities[said], classes[said]
     if familiarity is not None and is_unfamiliar(familiarity, level):
         label = aside(UNFAMILIAR, classes)
     elif threshold is not None and confidence < threshold:
         label = aside(UNSURE, classes)
     by_class = dict(zip(classes, probabilities, strict=True))
-    return Prediction(str(path), label, confidence, by_class, familiarity, tuple(similar))
+    more = (familiarity, tuple(similar), classes[said])
+    return Prediction(str(path), label, confidence, by_class, *more)
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import inspect
 import io
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.vision_transformer import interpolate_embeddings
 
 from thaw.errors import UserError
 from thaw.nets import checkpoint, content
@@ -219,6 +221,15 @@ def without_aux(state: State, net: nn.Module) -> State:
     aux = ("AuxLogits.", "aux1.", "aux2.")
     absent = tuple(a for a in aux if not any(k.startswith(a) for k in net.state_dict()))
     return {k: v for k, v in state.items() if not k.startswith(absent)} if absent else state
+
+
+def vit_positions(state: State, net: nn.Module) -> State:
+    """Of torchvision's ViTs: position embeddings resampled to this net's size, if it is another."""
+    size, patch = int(net.image_size), int(net.patch_size)  # type: ignore[arg-type]
+    positions = state.get("encoder.pos_embedding")
+    if positions is None or positions.shape[1] == net.seq_length:  # type: ignore[union-attr]
+        return state
+    return dict(interpolate_embeddings(size, patch, OrderedDict(state)))
 
 
 def as_timm(state: State, net: nn.Module) -> State:

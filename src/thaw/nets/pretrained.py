@@ -23,7 +23,8 @@ from torchvision.transforms._presets import ImageClassification
 from thaw.errors import UserError
 from thaw.nets import own
 from thaw.nets.backbone import Backbone, check_order
-from thaw.nets.matching import as_timm, in_order, load, whose, without_aux
+from thaw.nets.fit import check_side, fitted
+from thaw.nets.matching import as_timm, in_order, load, vit_positions, whose, without_aux
 from thaw.nets.own import small_cnn
 from thaw.nets.weights import HUB, PACKAGED, cached, loading, named_file, packaged, say_licence
 
@@ -35,13 +36,16 @@ NOT_OF_THE_NET = re.compile(
 )
 
 
-def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Backbone:
+def torchvision(
+    name: str, weights: str | None = "DEFAULT", size: int | None = None, **kwargs: Any
+) -> Backbone:
     """Any classifier of torchvision.
 
     Args:
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
         weights: DEFAULT, a name such as IMAGENET1K_V1, a file or run folder (see
             `thaw.nets.matching.load`), or None for random ones.
+        size: of a ViT's photos in pixels; its position embeddings are resampled.
         kwargs: passed to torchvision's builder, `dropout=0.5` for instance.
 
     Raises:
@@ -66,10 +70,13 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
         if weights is not None:
             kwargs = {"transform_input": True, **kwargs}  # as torchvision does for its weights
     if name.startswith("vit_"):  # its position embeddings are made for one size
-        kwargs = {"image_size": entry.meta["min_size"][0], **kwargs}
+        kwargs = {"image_size": size or entry.meta["min_size"][0], **kwargs}
+    elif name.startswith("maxvit") and size:  # likewise its windows
+        kwargs = {"input_size": (size, size), **kwargs}
 
     origin = {"source": "torchvision", "name": name, "kwargs": kwargs}
-    net = build(origin)
+    with _suits(name, size):
+        net = build(origin)
     meta: dict[str, Any] = {
         "source": str(path or entry),
         "accuracy": entry.meta["_metrics"].get("ImageNet-1K", {}).get("acc@1"),
@@ -80,9 +87,8 @@ def torchvision(name: str, weights: str | None = "DEFAULT", **kwargs: Any) -> Ba
     if not published:  # whose they are isn't known
         meta |= {"accuracy": None, "url": None, "licence": None}
     if weights is not None and loading.get():
-        head = load(
-            net, path or cached(entry.url, name), [without_aux], partial(whose, build, name)
-        )
+        translate = vit_positions if name.startswith("vit_") else without_aux
+        head = load(net, path or cached(entry.url, name), [translate], partial(whose, build, name))
         meta |= {"head": head, "categories": meta["categories"] if head else None}
         say_licence(name, meta["licence"])
     transforms = entry.transforms()
@@ -181,11 +187,12 @@ def timm(
 _in_order: set[str] = set()  # timm's nets that were seen to run their stages in order
 
 
-def made(settings: DictConfig) -> Backbone:
+def made(settings: DictConfig, fit: str = "crop", size: int | None = None) -> Backbone:
     """The net that settings ask for: by a function of this file, or by the user's own code.
 
     Args:
         settings: `_target_` is the import path of what makes it, the rest goes to it.
+        fit: how photos are made to fit, and to what `size`: `thaw.nets.fit.fitted`.
 
     Raises:
         UserError: it can't be made.
@@ -196,6 +203,16 @@ def made(settings: DictConfig) -> Backbone:
     for key, valid in (("name", str), ("weights", str | None)):
         if not isinstance(value := values.get(key, "-"), valid) or value == "":
             raise UserError(f"Expected arch.{key} to be text, got {value!r}.")
+    if size and target in ours and ours[target] is not small_cnn:
+        values |= {"img_size" if ours[target] is timm else "size": size}
+    backbone = _by_target(target, values, ours)
+    backbone.transforms = fitted(backbone.transforms, fit, size)
+    if size:
+        check_side(backbone.net, str(backbone.origin["name"]), size)
+    return backbone
+
+
+def _by_target(target: str, values: dict[str, Any], ours: dict[str, Any]) -> Backbone:
     if target not in ours:
         return own.backbone(target, values)
     try:

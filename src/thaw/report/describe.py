@@ -24,6 +24,8 @@ from thaw.escape import printable
 from thaw.launch import cli, conf
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
+from thaw.nets.fit import Padded
+from thaw.nets.fit import seen as look
 from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
 from thaw.report.terminal import phase_line
@@ -50,7 +52,7 @@ def build(
             raise
         valid = ", ".join(key for key in map(str, cause.parent_node) if key[0] != "_")
         raise UserError(f"There is no setting {cause.full_key}; valid are {valid}.") from error
-    make = (lambda: made(cfg.arch), lambda: instantiate(cfg.finetune))
+    make = (lambda: made(cfg.arch, **look(cfg.data)), lambda: instantiate(cfg.finetune))
     with nullcontext() if weights else without_loading():
         backbone, schedule = cli.build_all(*make)
     return backbone, schedule, cfg.hydra.runtime.choices
@@ -137,6 +139,7 @@ def net_facts(backbone: Backbone) -> dict[str, Any]:
     head |= {"in_features": backbone.in_features, "out_features": backbone.head.weight.shape[0]}
     see = backbone.transforms
     photos = {"resize": list(see.resize_size), "interpolation": see.interpolation.value}
+    photos |= {"pad": isinstance(see, Padded)}
     photos |= {"crop": backbone.input_size, "mean": list(see.mean), "std": list(see.std)}
     return backbone.origin | {
         "weights": known if backbone.pretrained else None,
@@ -186,7 +189,7 @@ def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
         "ImageNet top-1": f"{top1:.1f}%, as published" if top1 else "unknown",
         "licence": weights.get("licence") or "unknown",
         "head": "{path}, a {kind}: {in_features} to {out_features}".format(**facts["head"]),
-        "photos": f"{_in_words(seen['resize'])} ({seen['interpolation']}), centre"
+        "photos": f"{_in_words(seen)} ({seen['interpolation']}), centre"
         f" {seen['crop']}×{seen['crop']}, values from 0 to 1, minus mean {mean}, over std {std}\n",
     }
     if trained := facts.get("trained"):
@@ -226,7 +229,10 @@ def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
         line(f"  {'' if few else 'stages: '}{', '.join(what)}")
 
 
-def _in_words(resize: list[int]) -> str:
+def _in_words(seen: dict[str, Any]) -> str:
+    resize = seen["resize"]
+    if seen["pad"]:
+        return f"longer side to {resize[0]} pixels, padded with black"
     if len(resize) == 1:
         return f"shorter side to {resize[0]} pixels"
     return f"squashed to {resize[0]}×{resize[1]} pixels"

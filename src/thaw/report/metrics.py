@@ -5,15 +5,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from thaw.data.folder import PhotoFolder
@@ -86,17 +84,16 @@ def metrics(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """The flat contents of `metrics.json`: test on the best epoch, val and train of that epoch."""
-    test = scores(results["logits"], results["label"])
+    test = scores(results["logits"], results["label"], results["predicted"])
     photos = len(results["label"])
     low, high = wilson(round(test["acc"] * photos), photos)
     best = history.best
-    phases = [phase.name for phase in staged.schedule.phases]
     return {
         **{f"test/{key}": value for key, value in test.items()},
         "test/acc_low": low,
         "test/acc_high": high,
         "test/images": photos,
-        **{key: best[key] for key in ("val/acc", "val/loss", "val/f1", "train/acc", "train/loss")},
+        **{key: value for key, value in best.items() if key.startswith(("val/", "train/"))},
         "best/epoch": best["epoch"],
         "epochs": len(history.rows),
         "seconds/epoch": statistics.mean(row["seconds"] for row in history.rows),
@@ -105,7 +102,7 @@ def metrics(
         "params/total": sum(p.numel() for p in backbone.net.parameters()),
         "params/trainable": staged.schedule.trainable(backbone),
         "model/latency_ms": latency(backbone),
-        "frozen/unchanged": staged.verified == phases,
+        "frozen/unchanged": staged.unchanged(backbone),
     }
 
 
@@ -145,30 +142,29 @@ def predictions(
     p = [None] * len(probabilities)
     p = p if refused else familiar.familiarity(results["features"]).tolist()
     rows = []
-    for sample, row, known in zip(data.splits["test"], probabilities.tolist(), p, strict=True):
-        confidence = max(row)
+    samples = [data.splits["test"][i] for i in results["index"].tolist()]
+    said = results["predicted"].tolist()
+    for sample, row, best, known in zip(samples, probabilities.tolist(), said, p, strict=True):
         values = {
             "path": sample.path,
             "label": data.classes[sample.label],
-            "prediction": data.classes[row.index(confidence)],
-            "confidence": confidence,
+            "prediction": data.classes[best],
+            "confidence": row[best],
             "familiarity": known,
         }
         rows.append(values | columns(dict(zip(data.classes, row, strict=True))))
     return rows
 
 
-def log_hyperparameters(
-    trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, Any]
-) -> None:
-    """Fill TensorBoard's HPARAMS tab: short settings, and what came out."""
-    final = {
+def final(metrics: Mapping[str, Any], further: Sequence[str] = ()) -> dict[str, float]:
+    """What loggers are told at the end, and TensorBoard's HPARAMS tab lists."""
+    return {
         "test/acc": metrics["test/acc"],
         "test/loss": metrics["test/loss"],
+        "test/balanced_acc": metrics["test/balanced_acc"],
+        "test/f1": metrics["test/f1"],
+        "test/worst_recall": metrics["test/worst_recall"],
         "best/val_acc": metrics["val/acc"],
         "best/val_loss": metrics["val/loss"],
+        **{name: metrics[name] for name in further},
     }
-    for logger in trainer.loggers:
-        assert isinstance(logger, TensorBoardLogger)
-        logger.log_hyperparams(dict(settings), final)
-        logger.save()

@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections import Counter
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from thaw.data.dataset import mean_cut_away
 from thaw.data.folder import PhotoFolder
 from thaw.escape import printable
 from thaw.launch.cli import door
@@ -21,6 +23,7 @@ from thaw.training.schedule import Phase, Schedule, stage_rates
 from thaw.training.unfreezing import StagedUnfreezing
 
 log = logging.getLogger(__name__)
+UNEVEN = 5  # times as many photos of one class as of another, from which on it is said
 
 
 def show(what: RenderableType) -> None:
@@ -90,7 +93,7 @@ class Terminal(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the epoch's line."""
         self._stop()
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self.history.seen:
             return
         row = self.history.rows[-1]
         best = "  best" if row["epoch"] == self.history.best["epoch"] else ""
@@ -166,6 +169,9 @@ def show_start(backbone: Backbone, data: PhotoFolder, schedule: Schedule) -> Non
     log.info("photos  %s: %d classes, %s", data.root, len(data.classes), counts)
     for split, how in data.cut.items():
         log.info("        %s is cut from them: %s", split, how)
+    log.info("        %s", fit_line(backbone, data))
+    if told := balance_line(data):
+        log.info("        %s", told)
     if not backbone.pretrained:
         log.info(
             "        there are no pretrained weights to keep: every phase trains the whole net"
@@ -173,16 +179,52 @@ def show_start(backbone: Backbone, data: PhotoFolder, schedule: Schedule) -> Non
     show(stage_table(backbone, schedule))
 
 
+def fit_line(backbone: Backbone, data: PhotoFolder) -> str:
+    """How photos are made to fit what the net sees, and what is lost by it."""
+    side = f"the net sees {backbone.input_size} × {backbone.input_size} pixels"
+    if data.fit != "crop":
+        how = "squashed" if data.fit == "squash" else "padded with black"
+        return f"{side}: whole photos, {how} (data.fit={data.fit})"
+    photos = [data.root / sample.path for sample in data.splits["train"]]
+    lost = mean_cut_away(backbone.transforms, photos)
+    return f"{side}: {lost:.0%} of the photos' area is cut away (data.fit=crop)"
+
+
+def balance_line(data: PhotoFolder) -> str | None:
+    """How uneven the classes are, and what is done about it; None where neither is worth a word."""
+    counts = Counter(sample.label for sample in data.splits["train"])
+    (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
+    uneven = f"{many} train photos of {data.classes[most]}, {few} of {data.classes[least]}"
+    if data.balance == "sampler":
+        return f"{uneven}: each class is drawn as often as the others (data.balance=sampler)"
+    if data.balance == "loss":
+        return f"{uneven}: each class weighs as much as the others (data.balance=loss)"
+    if many < UNEVEN * few:
+        return None
+    return (
+        f"{uneven}, {many / few:.0f} to 1: accuracy says little of the rare ones, balanced accuracy"
+        " does; data.balance=sampler or data.balance=loss makes each class count alike"
+    )
+
+
 def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None:
     """The last block: what came out, and what to type next."""
     interval = f"95% interval {metrics['test/acc_low']:.1%} to {metrics['test/acc_high']:.1%}"
     photos = f"{metrics['test/images']} photos"
+    if "test/groups" in metrics:
+        photos += f", drawn by their {metrics['test/groups']} groups"
     off = f"{metrics['test/ece']:.1%} off on average"
     told = "left as it was: val shows no clear error"
     if metrics["temperature"] != 1:
         told = f"after calibration on val (temperature {metrics['temperature']:.2f})"
     rows = {
         "test accuracy": f"{metrics['test/acc']:.1%}  ({interval}, {photos})",
+        "balanced": f"{metrics['test/balanced_acc']:.1%}  (95% interval"
+        f" {metrics['test/balanced_acc_low']:.1%} to {metrics['test/balanced_acc_high']:.1%}, each"
+        f" class counts alike; macro F1 {metrics['test/f1']:.1%})",
+        "worst class": f"{metrics['test/worst_recall']:.1%} of {metrics['test/worst_class']}  (95%"
+        f" interval {metrics['test/worst_recall_low']:.1%} to"
+        f" {metrics['test/worst_recall_high']:.1%}, of whichever class is truly the worst)",
         "mistakes": struggles,
         "confidence": f"{off}, {told}",
         "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, lowest loss)",
@@ -191,8 +233,16 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
         "figures": f"{run}/figures",
         "size on disk": f"{metrics['model/bytes'] / 1e6:.1f} MB  ({run}/model)",
         "next": f"{door('predict')} {run} PHOTO",
-        "": "tensorboard --logdir outputs",
     }
+    if (run.path / "tensorboard").is_dir():
+        rows[""] = "tensorboard --logdir outputs"
+    if "test/ece_uncorrected" in metrics:
+        rows["confidence"] += (
+            f"; {metrics['test/ece_uncorrected']:.1%} without the correction for how often each"
+            " class really comes"
+        )
+    if not metrics["frozen/unchanged"]:
+        rows = {"frozen stages": "CHANGED, which they never should: see the errors above"} | rows
     log.info("")
     for name, value in rows.items():
         log.info("%-14s %s", name, value)

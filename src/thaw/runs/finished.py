@@ -13,6 +13,7 @@ from thaw.runs import read, shipped
 
 # Settings that change where or how fast a run is, but not what comes out.
 ASIDES = ("seed", "resume", "resume_with_changes", "debug", "cache", "data.workers")
+ASIDES += ("logger", "metrics")
 
 
 @dataclass(frozen=True)

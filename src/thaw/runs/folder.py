@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from thaw.errors import UserError
@@ -29,6 +30,7 @@ class RunFolder:
         self.writes = writes  # of several processes that train together, one does
         self.checkpoints = path / "checkpoints"
         self.began = False  # by this process
+        self.lock = FileLock(path / ".lock")
 
     def __str__(self) -> str:
         """The path as a user in this directory would type it."""
@@ -55,6 +57,28 @@ class RunFolder:
         """The contents of `metrics.json`."""
         return read.metrics(self.path)
 
+    def claim(self) -> None:
+        """Keep other processes from training in this folder, until it ends or this one does.
+
+        Raises:
+            UserError: another one does.
+        """
+        if not self.writes:
+            return
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout as error:
+            who = self.status.get("pid")
+            raise UserError(
+                f"Expected {self} to be free, but another process"
+                f"{f' ({who})' if who else ''} is training in it; wait for it, or start a new run."
+            ) from error
+
+    def _release(self) -> None:
+        if self.lock.is_locked:
+            self.lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+
     def begin(self, split: dict[str, Any], environment: dict[str, Any]) -> None:
         """Mark the run as running, and write what it runs on.
 
@@ -63,13 +87,11 @@ class RunFolder:
         """
         path = self.path / "split.json"
         if path.exists():
-            before, now = read.split(self.path), read.split_of(split)
-            changed = ["classes"] * (before.classes != now.classes)
-            changed += [name for name in read.SPLITS if _photos(before, name) != _photos(now, name)]
+            changed = _differences(read.split(self.path), read.split_of(split))
             if changed:
                 raise UserError(
-                    f"The photos in {split['root']} aren't those that the run began with"
-                    f" ({', '.join(changed)} differ from {path}); start a new run."
+                    f"The photos in {split['root']} aren't those that the run began with, see"
+                    f" {path}: {'; '.join(changed)}; put them back, or start a new run."
                 )
         if self.writes:
             write_json(path, split)
@@ -79,6 +101,7 @@ class RunFolder:
 
     def end(self, state: str, reason: BaseException, keep: bool = False) -> None:
         """Mark a run that broke off; a folder in which none began is removed unless `keep`."""
+        self._release()
         if not self.writes:
             return
         try:
@@ -106,6 +129,7 @@ class RunFolder:
         write_csv(self.path / "predictions.csv", predictions)
         write_json(self.path / "metrics.json", metrics)
         self._set("done")
+        self._release()
 
     def _set(self, state: str, **facts: Any) -> None:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -114,8 +138,20 @@ class RunFolder:
         write_json(self.path / "status.json", values)
 
 
-def _photos(split: read.Split, name: str) -> list[tuple[str, str]]:
-    return [(photo.path, photo.label) for photo in split.photos[name]]
+def _differences(before: read.Split, now: read.Split) -> list[str]:
+    """What differs between the photos of two calls, in words."""
+    found = [f"classes were {before.classes}"] if before.classes != now.classes else []
+    for split in read.SPLITS:
+        was, has = ([(photo.path, photo.label) for photo in s.photos[split]] for s in (before, now))
+        if was == has:
+            continue
+        old, new = ({path for path, _ in photos} for photos in (was, has))
+        less, more = sorted(old - new), sorted(new - old)
+        words = [f"{len(less):,} are gone ({less[0]})" if less else ""]
+        words += [f"{len(more):,} are new ({more[0]})" if more else ""]
+        why = ", ".join(filter(None, words)) or "labels, groups or their order are others"
+        found.append(f"{split}: {why}")
+    return found
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -139,7 +175,8 @@ def check_unchanged(run: RunFolder, now: Mapping[str, Any]) -> None:
     if run.settings is None:
         return
     before = shipped.with_defaults(run.settings, read.choices(run.path))
-    asides = {"resume", "resume_with_changes", "debug", "cache"}  # they change no result
+    # They change no result.
+    asides = {"resume", "resume_with_changes", "debug", "cache", "logger", "metrics"}
     changed = differences(
         {key: value for key, value in before.items() if key not in asides},
         {key: value for key, value in now.items() if key not in asides},

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,10 +17,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from thaw.data.cache import Rows
-from thaw.data.dataset import InOrder, PhotoDataset
+from thaw.data.dataset import InOrder, PhotoDataset, collate
 from thaw.data.folder import PhotoFolder
-from thaw.data.splits import Sample
-from thaw.data.splits import cut as cut_off
+from thaw.data.photos import BrokenPhoto
+from thaw.data.splits import Sample, together
+from thaw.data.splits import folds as deal
 from thaw.errors import UserError
 from thaw.nets.backbone import Backbone
 from thaw.nets.cut import cut
@@ -37,9 +37,16 @@ CONSTANT = 1e-6  # a feature that varies less than this share of what the liveli
 
 
 def fold_of_each(
-    samples: Sequence[Sample], classes: Sequence[str], folds: int, seed: int, root: Path
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    folds: int,
+    seed: int,
+    alike: Sequence[int],
 ) -> Tensor:
-    """The fold of each photo `[N]`: stratified, and identical photos are in the same one.
+    """The fold of each photo `[N]`: stratified; groups and identical photos are in the same one.
+
+    Args:
+        alike: of each photo the number of its content (`Known.alike`).
 
     Raises:
         UserError: a class has fewer photos than there are folds.
@@ -52,12 +59,8 @@ def fold_of_each(
             f"Expected every class to have a photo for each of folds={folds}, but"
             f" {classes[label]!r} has {counts[label]} in train and val; {valid}."
         )
-    place = {sample: i for i, sample in enumerate(samples)}
-    found, rest = torch.zeros(len(samples), dtype=torch.long), list(samples)
-    for fold in range(1, folds):
-        rest, off = cut_off(rest, 1 / (folds - fold + 1), seed, root)
-        found[[place[sample] for sample in off]] = fold
-    return found
+    keys = together(alike, [sample.group for sample in samples])
+    return torch.tensor(deal(samples, keys, folds, seed))
 
 
 def out_of_fold(features: Tensor, labels: Tensor, folds: Tensor) -> Tensor:
@@ -159,6 +162,8 @@ def head_inputs(extractor: Extractor) -> tuple[Tensor, float | None]:
             rows = extractor.rows(here, USED)
         except OSError as error:
             log.warning("Features of %s aren't kept: %s.", backbone.origin["name"], error)
+    for path, reason in data.broken.items():  # since the start: every photo's features are wanted
+        raise BrokenPhoto(data.root / path, reason)
     run = here.tail if here and rows else backbone
     features: list[Tensor] = []
     hook = backbone.head.register_forward_pre_hook(
@@ -192,5 +197,9 @@ def _images(data: PhotoFolder, backbone: Backbone) -> Iterator[Tensor]:
     samples = [sample for split in USED for sample in data.splits[split]]
     dataset = PhotoDataset(data.root, samples, backbone.transforms, white=data.white)
     order = InOrder(len(samples))
-    for batch in DataLoader(dataset, BATCH, sampler=order, num_workers=data.workers):
+    for batch in DataLoader(
+        dataset, BATCH, sampler=order, num_workers=data.workers, collate_fn=collate
+    ):
+        for path, reason in batch.get("broken", ()):
+            raise BrokenPhoto(data.root / path, reason)
         yield batch["image"].contiguous(memory_format=backbone.memory_format)

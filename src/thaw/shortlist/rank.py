@@ -17,6 +17,7 @@ from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
 from thaw.evaluation.scores import scores
 from thaw.intervals import wilson
+from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
 from thaw.report.metrics import latency
 from thaw.shortlist.probe import USED, head_inputs, out_of_fold
@@ -86,7 +87,7 @@ def probe(
         UserError: the net can't be built, or its features aren't finite.
     """
     torch.manual_seed(net.cfg.seed)  # of a net with random weights
-    backbone = made(net.cfg.arch)
+    backbone = made(net.cfg.arch, **seen(net.cfg.data))
     backbone.reset_head(len(data.classes))
     if net.cfg.trainer.channels_last:  # as in training, which finds the same features
         backbone.arrange(torch.channels_last)

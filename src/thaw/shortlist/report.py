@@ -16,9 +16,9 @@ from thaw.data.cache import FeatureCache
 from thaw.errors import UserError
 from thaw.files import write_csv
 from thaw.launch import cli, memory, names
+from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
-from thaw.runs.folder import RunFolder
 from thaw.shortlist import figure, table
 from thaw.shortlist.probe import USED, fold_of_each
 from thaw.shortlist.rank import probe, rank
@@ -46,7 +46,7 @@ def report(words: Sequence[str], out: Path | None = None, csv: str | None = None
         lambda: cli.check_seed(cfg.seed),
         lambda: FeatureCache(**cfg.cache),
         lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
-        lambda: make_trainer(cfg.trainer, RunFolder(out), 1, []),
+        lambda: make_trainer(cfg.trainer, 1, [], []),
         *(partial(_check, net) for net in wanted.nets),
     )
     if trainer.world_size > 1:
@@ -55,7 +55,8 @@ def report(words: Sequence[str], out: Path | None = None, csv: str | None = None
     if cfg.trainer.keep_memory:
         memory.keep_memory()
     samples = [sample for split in USED for sample in data.splits[split]]
-    folds = fold_of_each(samples, data.classes, wanted.folds, cfg.seed, data.root)
+    alike = data.known.alike([data.root / sample.path for sample in samples])
+    folds = fold_of_each(samples, data.classes, wanted.folds, cfg.seed, alike)
     console = Console(stderr=True) if csv == "-" else get_console()
     table.show_start(console, data, len(samples), wanted.folds)
     probed, failed = [], []
@@ -87,7 +88,7 @@ def _check(net: Net) -> None:
     """See that a net's settings and files are right, before anything is downloaded or computed."""
     try:
         with without_loading():
-            made(net.cfg.arch)
+            made(net.cfg.arch, **seen(net.cfg.data))
     except Exception as error:
         sentence = _sentence(error, net)
         if sentence is None:

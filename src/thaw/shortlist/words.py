@@ -13,6 +13,7 @@ from thaw.shortlist.probe import FEWEST
 GROUPS = ("data", "trainer", "cache", "seed")  # what of training's settings has a meaning here
 LIBRARIES = ("timm", "torchvision")  # files of conf/arch that stand for every net of a library
 FOLDS = 5
+FITS = ("crop", "squash", "pad")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ def read(words: Sequence[str]) -> Words:
 
     `archs=a,b` names files of `conf/arch`, or nets of a library (`timm/NAME`, `torchvision/NAME`);
     `archs=all` is every file whose net has pretrained weights. `archs.NET.KEY=VALUE` is
-    `arch.KEY=VALUE` for one net. `folds=N`, and what begins with one of `GROUPS`, is for all.
+    `arch.KEY=VALUE` for one net. `fits=crop,squash,pad` tries each net with photos fitted in each
+    of these ways (`data.fit`). `folds=N`, and what begins with one of `GROUPS`, is for all.
 
     Raises:
         UserError: a word means nothing here.
     """
-    given: dict[str, list[str]] = {"archs": [], "folds": [], "own": [], "shared": []}
+    given: dict[str, list[str]] = {"archs": [], "fits": [], "folds": []}
+    given |= {"own": [], "shared": []}
     for word in words:
         key, equals, _ = word.lstrip("+~").partition("=")
         kind = "own" if key.startswith("archs.") else key
@@ -52,7 +55,7 @@ def read(words: Sequence[str]) -> Words:
         if kind not in given or not equals:
             raise UserError(
                 f"Expected archs=NET,NET with words that begin with archs., {', '.join(GROUPS)} or"
-                f" folds, such as data.root=PATH or folds={FOLDS}, got {word!r}."
+                f" folds or fits, such as data.root=PATH or folds={FOLDS}, got {word!r}."
             )
         given[kind].append(word)
     known = [*conf.options("arch")]
@@ -62,15 +65,18 @@ def read(words: Sequence[str]) -> Words:
         if not any(word in mine for mine in own.values()):
             raise UserError(f"Expected {word!r} to be of a net in archs=, which has {names}.")
     nets = []
+    fits = _fits(given["fits"])
     for name in names or known:
         group, _, inner = name.partition("/")
         chosen = [f"arch={group}", *([f"arch.name={inner}"] if inner else [])]
         chosen += [_setting(word, name) for word in own[name]]
-        cfg = conf.composed([*chosen, *given["shared"]])
-        ready = all(OmegaConf.select(cfg.arch, key) for key in ("name", "weights"))
-        if names or ready:
-            shown = f"{name}/{cfg.arch.name}" if name in LIBRARIES else name
-            nets.append(Net(shown, chosen, cfg))
+        for fit in fits:
+            words = [f"data.fit={fit}", *chosen] if fit else chosen
+            cfg = conf.composed([*given["shared"], *words])
+            ready = all(OmegaConf.select(cfg.arch, key) for key in ("name", "weights"))
+            if names or ready:
+                shown = f"{name}/{cfg.arch.name}" if name in LIBRARIES else name
+                nets.append(Net(f"{shown} {fit}".rstrip(), words, cfg))
     return Words(nets, _folds(given["folds"]), given["shared"])
 
 
@@ -102,6 +108,16 @@ def _setting(word: str, name: str) -> str:
     start = f"archs.{name}."
     sign = word[: len(word) - len(bare)]
     return f"{sign}arch.{bare.removeprefix(start)}" if bare.startswith(start) else ""
+
+
+def _fits(words: list[str]) -> list[str]:
+    """The values of `fits=`; [""] leaves it as the settings have it."""
+    if not words:
+        return [""]
+    fits = [*dict.fromkeys(words[-1].partition("=")[2].strip("[]'\"").split(","))]
+    if wrong := [fit for fit in fits if fit not in FITS]:
+        raise UserError(f"Expected fits= to be some of {','.join(FITS)}, got {wrong[0]!r}.")
+    return fits
 
 
 def _folds(words: list[str]) -> int:

@@ -73,7 +73,7 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     return loss
 
 
-def backbone(arch: DictConfig, shared: bool) -> "Backbone":
+def backbone(arch: DictConfig, shared: bool, **seen: Any) -> "Backbone":
     """The net of these settings; jobs that begin with the same pretrained one may share it.
 
     Args:
@@ -82,11 +82,11 @@ def backbone(arch: DictConfig, shared: bool) -> "Backbone":
     from thaw.nets.pretrained import made
 
     if not shared:
-        return made(arch)
-    key = OmegaConf.to_yaml(arch, resolve=True)
+        return made(arch, **seen)
+    key = f"{OmegaConf.to_yaml(arch, resolve=True)}{seen}"
     if key not in nets:
         nets.clear()
-        net = made(arch)
+        net = made(arch, **seen)
         if not net.pretrained:  # random weights are of the job's own seed
             return net
         nets[key] = net

@@ -79,7 +79,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Comes last of all callbacks: whether the phase is over has been decided."""
-        if self.history.best["epoch"] == trainer.current_epoch + 1:
+        if self.history.rows and self.history.best["epoch"] == trainer.current_epoch + 1:
             backbone = pl_module.backbone
             assert isinstance(backbone, Backbone)
             moving = {
@@ -112,6 +112,7 @@ class Checkpoints(Checkpoint):
 
         `Trainer.test(ckpt_path=…)` would set the callbacks back to that epoch too.
         """
+        assert self.history.best  # or it says that there is none
         path = self.folder / "best.ckpt"
         best = self.best or torch.load(path, "cpu", weights_only=True)["state_dict"]
         module.load_state_dict(best)

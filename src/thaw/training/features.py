@@ -21,7 +21,7 @@ from thaw.data.augment import Views
 from thaw.data.cache import FeatureCache, Rows, Shelf
 from thaw.data.dataset import decoders, normalised, pixels
 from thaw.data.folder import PhotoFolder
-from thaw.data.photos import load_photo
+from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.model.bundle import describe_transforms
 from thaw.nets.backbone import Backbone
 from thaw.nets.cut import Cut
@@ -81,7 +81,13 @@ class Extractor:
                 shelf = self.cache.shelf(self._key(place))
                 self._fill(shelf, every, place, before)
                 before = (place, shelf)
-        rows = [shelf.rows(names[split]) for split in splits]
+        lost = set(shelf.missing(every))
+        for name in lost:
+            self._broke(name, "no features could be computed")
+        stand_in = next((name for name in every if name not in lost), "")  # is never taken
+        rows = [
+            shelf.rows([stand_in if n in lost else n for n in names[split]]) for split in splits
+        ]
         seconds = time.perf_counter() - began
         self.seconds += seconds
         photos = " and ".join(f"{len(self.data.splits[split])} {split}" for split in splits)
@@ -92,6 +98,11 @@ class Extractor:
         )
         self.cache.make_room()
         return rows
+
+    def _broke(self, name: str, reason: str) -> None:
+        digest = name.partition("-")[0]
+        for path in [p for p, content in self.data.contents.items() if content == digest]:
+            self.data.broke(path, reason)
 
     def _names(self, split: str) -> list[str]:
         views = range(len(Views(self.data.augment).makers) if split == "train" else 1)
@@ -150,6 +161,9 @@ class Extractor:
     def _compute(
         self, shelf: Shelf, names: list[str], here: Cut, before: tuple[Cut, Shelf] | None
     ) -> None:
+        if before:  # photos that broke have nothing there
+            lost = set(before[1].missing(names))
+            names = [name for name in names if name not in lost]
         if not names:
             return
         modes = [*self.backbone.modules()]
@@ -164,6 +178,8 @@ class Extractor:
             inputs = self._stored(batches, before[1]) if before else self._photos(batches)
             for end, images in enumerate(_bar(inputs, len(batches)), start=1):
                 own = len(images)
+                if own == 0:  # all are broken
+                    continue
                 # Padded with itself to the batch that all photos are computed in.
                 full = images[torch.arange(BATCH) % own] if own < BATCH else images
                 if full.ndim == 4:
@@ -187,6 +203,7 @@ class Extractor:
     def _photos(self, batches: list[list[str]]) -> Iterator[Tensor]:
         """Images `[B, 3, H, W]`; decoded by as many threads as compute, before they compute.
 
+        Photos that break are taken out of their batch of names.
         On a GPU the next batch is decoded while this one is computed.
         """
         paths, see = self.data.paths_by_digest(), self.backbone.transforms
@@ -197,19 +214,27 @@ class Extractor:
             photo = load_photo(paths[digest], self.data.white)
             return pixels(see, makers[int(view or 0)](photo))
 
-        def images(futures: list[Future[Tensor]]) -> Tensor:
-            batch = torch.stack([future.result() for future in futures])
-            batch = batch.to(self.device, non_blocking=True)
+        def images(names: list[str], futures: list[Future[Tensor]]) -> Tensor:
+            whole = []
+            for name, future in zip([*names], futures, strict=True):
+                try:
+                    whole.append(future.result())
+                except BrokenPhoto as error:
+                    names.remove(name)
+                    self._broke(name, error.reason)
+            if not whole:
+                return torch.empty(0)
+            batch = torch.stack(whole).to(self.device, non_blocking=True)
             return normalised(see, batch.contiguous(memory_format=self.backbone.memory_format))
 
         with decoders() as pool:
-            ahead: list[list[Future[Tensor]]] = []
+            ahead: list[tuple[list[str], list[Future[Tensor]]]] = []
             for batch in batches:
-                ahead.append([pool.submit(load, name) for name in batch])
+                ahead.append((batch, [pool.submit(load, name) for name in batch]))
                 if self.device.type == "cpu" or len(ahead) > 1:
-                    yield images(ahead.pop(0))
-            for futures in ahead:
-                yield images(futures)
+                    yield images(*ahead.pop(0))
+            for names, futures in ahead:
+                yield images(names, futures)
 
     @staticmethod
     def _stored(batches: list[list[str]], shelf: Shelf) -> Iterator[Tensor]:

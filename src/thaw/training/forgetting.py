@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from thaw.data.dataset import PhotoDataset
+from thaw.data.dataset import PhotoDataset, collate
 from thaw.data.folder import PhotoFolder
 from thaw.nets.backbone import Backbone
 from thaw.training.schedule import Schedule
@@ -49,8 +49,9 @@ class Forgetting:
             batch_size=data.batch_size,
             sampler=[(0, i) for i in range(0, photos, math.ceil(photos / MOST_PHOTOS))],
             num_workers=data.workers,
+            collate_fn=collate,
         )
-        self.features, self.answers = self._look(self.head, self.loader)
+        self.seen = self._look(self.head, self.loader)
 
     def after(self) -> dict[str, float]:
         """The change since `before`, for `metrics.json`; {} where nothing is measured.
@@ -61,22 +62,33 @@ class Forgetting:
         """
         if self.head is None or self.loader is None:
             return {}
-        features, answers = self._look(self.head, self.loader)
+        seen = self._look(self.head, self.loader)
+        both = sorted(self.seen.keys() & seen.keys())  # a photo may have broken meanwhile
+        if not both:
+            return {}
+        (before, expected), (features, answers) = (
+            map(torch.stack, zip(*(look[i] for i in both), strict=True))
+            for look in (self.seen, seen)
+        )
         # |a - b|² / 2 = 1 - cosine for vectors of length 1, and exactly 0 where nothing changed.
-        apart = F.normalize(features.double()) - F.normalize(self.features.double())
+        apart = F.normalize(features.double()) - F.normalize(before.double())
         moved = (apart.square().sum(dim=1) / 2).nan_to_num(nan=1.0)  # a net of NaN kept nothing
         drift = {"drift/features": float(moved.mean()), "drift/images": len(answers)}
         if self.backbone.meta.get("head", True):  # it was pretrained as well
-            drift["drift/imagenet"] = float((answers != self.answers).double().mean())
+            drift["drift/imagenet"] = float((answers != expected).double().mean())
         return drift
 
-    def _look(self, head: torch.nn.Module, loader: DataLoader) -> tuple[Tensor, Tensor]:
-        """The head's inputs `[N, F]`, and the class that the pretrained head answers with `[N]`."""
+    def _look(self, head: torch.nn.Module, loader: DataLoader) -> dict[int, tuple[Tensor, Tensor]]:
+        """Of each photo the head's inputs `[F]`, and the class that the pretrained head says `[]`.
+
+        Photos that don't decode are passed over.
+        """
         backbone, path = self.backbone, self.backbone.head_path
         own, home = backbone.head, next(backbone.parameters()).device
         modes = {module: module.training for module in backbone.modules()}
         features: list[Tensor] = []
         answers: list[Tensor] = []
+        indices: list[int] = []
         hook = head.register_forward_pre_hook(
             lambda _, inputs: features.append(inputs[0].flatten(1).cpu())
         )
@@ -85,6 +97,9 @@ class Forgetting:
             backbone.eval().to(self.device)
             with torch.random.fork_rng(devices=[]), torch.inference_mode():  # loaders draw a seed
                 for batch in loader:
+                    if "image" not in batch:
+                        continue
+                    indices += batch["index"].tolist()
                     images = batch["image"].to(self.device, memory_format=backbone.memory_format)
                     answers.append(backbone(images).argmax(dim=1).cpu())
         finally:
@@ -93,4 +108,5 @@ class Forgetting:
             backbone.net.set_submodule(path, own)
             for module, mode in modes.items():
                 module.training = mode
-        return torch.cat(features), torch.cat(answers)
+        looks = zip(torch.cat(features), torch.cat(answers), strict=True) if indices else ()
+        return dict(zip(indices, looks, strict=True))

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from thaw.errors import UserError
 from thaw.files import write_csv
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
@@ -20,10 +21,20 @@ class History(Callback):
         self.seconds_before = 0.0  # spent by processes that this one goes on from
         self.began = 0.0
         self.phase = ""
+        self.seen = False  # val, in this epoch
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the epoch that `best.ckpt` holds: the first with the lowest val loss."""
+        """The row of the epoch that `best.ckpt` holds: the first with the lowest val loss.
+
+        Raises:
+            UserError: no epoch is over.
+        """
+        if not self.rows:
+            raise UserError(
+                "Training was ended (by one of callbacks, or trainer.max_time) before its first"
+                " epoch was over, so there is nothing to test."
+            )
         return min(self.rows[self.known_from :], key=lambda row: row[MONITOR])
 
     def forget_best(self) -> None:
@@ -42,15 +53,24 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.began, self.phase = time.perf_counter(), self.staged.phase.name
+        self.seen = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch is whole; a callback, or `trainer.max_time`, may end one before."""
+        self.seen = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the epoch's row."""
+        if not self.seen:
+            return
         metrics = trainer.callback_metrics
-        keys = ("train/loss", "train/acc", "val/loss", "val/acc", "val/f1")
+        own = ("train/loss", "train/acc", "val/loss", "val/acc", "val/f1")
+        keys = [*own, *(key for key in metrics if key.startswith("val/") and key not in own)]
         rates = {g["stage"]: g["lr"] for g in trainer.optimizers[0].param_groups}
         row = {"epoch": trainer.current_epoch + 1, "phase": self.phase}
         row |= {key: float(metrics[key]) for key in keys}
         row |= {"lr/head": rates["head"], "seconds": round(time.perf_counter() - self.began, 3)}
         self.rows.append(row)
         if trainer.is_global_zero:
-            write_csv(self.path, self.rows)
+            columns = dict.fromkeys(key for row in self.rows for key in row)
+            write_csv(self.path, [dict.fromkeys(columns, "") | row for row in self.rows])

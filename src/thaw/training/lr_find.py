@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from thaw.data.folder import PhotoFolder
 from thaw.files import write_figure, write_json
@@ -94,7 +93,7 @@ def search(module: Classifier, data: PhotoFolder, schedule: Schedule, work: Froz
             for group in optimizer.param_groups:
                 group["lr"] = rate * shares[group["stage"]]
             with work.extractor.autocast():
-                loss = F.cross_entropy(module.logits(batch), batch["label"])
+                loss = module.loss(module.logits(batch), batch["label"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -8,17 +8,32 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassStatScores,
+)
 
 from thaw.data.augment import mix
 from thaw.errors import UserError
 from thaw.nets.backbone import Backbone
 from thaw.nets.fold import folded
+from thaw.training.plugins import Loss, given
 from thaw.training.unfreezing import gathered
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 Runs = dict[bool, Callable[[Tensor], Tensor]]
+
+
+class BalancedAccuracy(MulticlassStatScores):
+    """The mean of the classes' recalls; classes without photos have none."""
+
+    def compute(self) -> Tensor:
+        """A number from 0 to 1."""
+        hits, _, _, missed = self._final_state()
+        seen = hits + missed > 0
+        return (hits[seen] / (hits + missed)[seen]).mean()
 
 
 class Classifier(LightningModule):
@@ -31,7 +46,17 @@ class Classifier(LightningModule):
         seed: of dropout and stochastic depth.
         compile_net: run the net through `torch.compile`, with a backend of this name.
         fold: on a CPU, fold BatchNorms that stand still into convolutions (`thaw.nets.fold`).
+        loss: what trains; cross-entropy if None. `val/loss` is cross-entropy whatever trains: a
+            proper score, and one that runs with different losses can be compared by.
+        metrics: further ones, told on val as `val/NAME`.
+        prior: each class's share of the train photos `[classes]`, where training weighs classes
+            alike (`data.balance`). Labels are what it then says; `val/loss` is that of the
+            probabilities for photos in their real mix (Saerens et al. 2002), as without balance:
+            it is proper for the same answers, each val photo counts once (of a rare class there
+            may be two), and runs with and without balance can be compared by it.
     """
+
+    log_prior: Tensor | None
 
     def __init__(
         self,
@@ -41,6 +66,9 @@ class Classifier(LightningModule):
         seed: int = 0,
         compile_net: bool | str = False,
         fold: bool = False,
+        loss: Loss | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        prior: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.classes, self.seed = backbone, classes, seed
@@ -54,9 +82,16 @@ class Classifier(LightningModule):
             {
                 "acc": MulticlassAccuracy(len(classes), average="micro"),
                 "f1": MulticlassF1Score(len(classes), average="macro"),
+                "balanced_acc": BalancedAccuracy(len(classes), average="macro"),
             },
             prefix="val/",
         )
+        self.loss = loss or Loss(nn.CrossEntropyLoss(), len(classes))
+        # The names of some metrics would be those of a ModuleDict's own methods.
+        self.further = nn.ModuleDict({f"val_{name}": m for name, m in (metrics or {}).items()})
+        self.register_buffer("log_prior", None, persistent=False)
+        if prior is not None:
+            self.log_prior = prior.log()
         self.tested: dict[int, list[dict[str, Tensor]]] = {}  # by loader
 
     def forward(self, images: Tensor) -> Tensor:
@@ -109,9 +144,9 @@ class Classifier(LightningModule):
         (torch.default_generator.manual_seed if alone else torch.manual_seed)(seed)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch `{image: [B, 3, H, W], label: [B]}`."""
+        """The loss of a batch `{image: [B, 3, H, W], label: [B]}`."""
         logits = self.logits(batch)
-        loss = F.cross_entropy(logits, batch["label"])
+        loss = self.loss(logits, batch["label"])
         self.train_acc.update(logits, batch["label"])
         size = len(logits)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
@@ -120,12 +155,16 @@ class Classifier(LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Loss, top-1 and macro F1 of a batch."""
-        logits = self.logits(batch)
-        self.val_metrics.update(logits, batch["label"])
-        loss = F.cross_entropy(logits, batch["label"])
-        self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
-        self.log_dict(self.val_metrics, batch_size=len(logits))  # type: ignore[arg-type]
+        """Cross-entropy, top-1, balanced accuracy, macro F1 and further metrics of a batch."""
+        logits, labels, size = self.logits(batch), batch["label"], len(batch["label"])
+        self.val_metrics.update(logits, labels)
+        said = logits if self.log_prior is None else logits + self.log_prior
+        self.log("val/loss", F.cross_entropy(said, labels), batch_size=size, sync_dist=True)
+        self.log_dict(self.val_metrics, batch_size=size)  # type: ignore[arg-type]
+        for name, metric in self.further.items():
+            assert isinstance(metric, Metric)
+            metric.update(given(metric, said, self.log_prior), labels)
+            self.log(name.replace("_", "/", 1), metric, batch_size=size)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep logits `[B, classes]`, features `[B, D]` (what the head read; `[B, 0]` where
@@ -138,14 +177,14 @@ class Classifier(LightningModule):
         self.tested.setdefault(dataloader_idx, []).append(kept | {"index": batch["index"]})
 
     def results(self, loader: int) -> dict[str, Tensor]:
-        """Logits `[N, classes]`, features `[N, D]` and labels `[N]` of what a loader was tested on,
+        """Logits `[N, classes]`, features `[N, D]`, labels and indices `[N]` of a loader's photos,
         in its order; they are handed out once.
         """
         batches = self.tested.pop(loader, [])
         parts = gathered([{key: t.cpu() for key, t in batch.items()} for batch in batches])
         every = [batch for part in parts for batch in part]
         joined = {key: torch.cat([batch[key] for batch in every]) for key in every[0]}
-        order = joined.pop("index").argsort()
+        order = joined["index"].argsort()
         return {key: tensor[order] for key, tensor in joined.items()}
 
     def configure_optimizers(self) -> Optimizer:

@@ -30,7 +30,8 @@ class ResizeAndCrop(nn.Module):
     image: black around the photo where it is smaller than the crop.
 
     Args:
-        resize_size: of the shorter side, or height and width.
+        resize_size: of the shorter side, or height and width, or none: the longer side is made as
+            long as the crop.
         crop_size: side of the square.
         interpolation: `bilinear` or `bicubic`.
 
@@ -79,6 +80,10 @@ class ResizeAndCrop(nn.Module):
         """Taps of rows and of columns, and whether the rows are to be resized first."""
         if len(self.resize_size) == 2:
             new_height, new_width = (_number(size) for size in self.resize_size)
+        elif not self.resize_size:
+            longest = torch.maximum(height, width)
+            new_height = (self.crop_size * height / longest).floor().clamp(min=1)
+            new_width = (self.crop_size * width / longest).floor().clamp(min=1)
         else:  # the longer side in proportion, rounded down
             (short,) = self.resize_size
             new_height = (short * height / width).floor().clamp(min=short)
