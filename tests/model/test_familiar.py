@@ -93,17 +93,19 @@ def test_features_that_train_never_moves():
 def test_unfamiliar_goes_before_unsure():
     probabilities = [0.6, 0.4]
     classes = ["ants", "bees"]
-    assert decide("a", classes, probabilities, 0.9, 0.01, 0.05).label == "unfamiliar"
-    assert decide("a", classes, probabilities, 0.9, 0.05, 0.05).label == "unfamiliar"
-    assert decide("a", classes, probabilities, 0.9, 0.06, 0.05).label == "unsure"
-    assert decide("a", classes, probabilities, None, 0.01, 0.0).label == "ants"
-    named = decide("a", ["ants", "unfamiliar"], probabilities, None, 0.01, 0.05)
+    assert decide("a", classes, probabilities, 0.9, None, 0.01, 0.05).label == "unfamiliar"
+    assert decide("a", classes, probabilities, 0.9, None, 0.05, 0.05).label == "unfamiliar"
+    assert decide("a", classes, probabilities, 0.9, None, 0.06, 0.05).label == "unsure"
+    assert decide("a", classes, probabilities, None, None, 0.01, 0.0).label == "ants"
+    named = decide("a", ["ants", "unfamiliar"], probabilities, None, None, 0.01, 0.05)
     assert (named.label, named.top) == ("(unfamiliar)", "ants")
     assert list(as_row(named)) == [
         *("path", "label", "confidence", "familiarity"),
         *("p:ants", "p:unfamiliar"),
     ]
-    assert "isn't a number" in refusal(decide, "a", classes, probabilities, 0.9, math.nan, 0.05)
+    assert "isn't a number" in refusal(
+        decide, "a", classes, probabilities, 0.9, None, math.nan, 0.05
+    )
 
 
 def test_a_file_comes_back(familiar, tmp_path):
@@ -129,8 +131,7 @@ def test_a_file_comes_back(familiar, tmp_path):
         ({"scores": torch.tensor([math.nan])}, {}),
         ({}, {"photos": "[]"}),
         ({}, {"photos": "{"}),
-        ({}, {"photos": json.dumps(["../../secret.jpg"] * 300)}),
-        ({}, {"photos": json.dumps(["/etc/secret.jpg"] * 300)}),
+        ({}, {"photos": json.dumps([7] * 300)}),
         ({}, {"seen": "many"}),
     ],
 )

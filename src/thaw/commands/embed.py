@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from thaw.launch import cli
+
 
 def main() -> None:
     """Read the arguments, write."""
@@ -19,6 +21,7 @@ def main() -> None:
         metavar="FILE",
         help="a .npy file of [photos, features] with a .csv of paths beside it, or a .parquet file",
     )
+    cli.add_net(parser)
     arguments = parser.parse_args()
 
     from thaw.model.familiar.embed import embed  # torch is imported from here on, not for --help

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from thaw.errors import UserError
+from thaw.launch import cli
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
         help="with --page, the folder of class folders to copy to: that of the train photos",
     )
     parser.add_argument("--port", type=int, default=8000, help="of the page: 8000")
+    cli.add_net(parser)
     arguments = parser.parse_args()
     if arguments.count < 1:
         parser.error(f"expected --count to be a whole number from 1, got {arguments.count}")

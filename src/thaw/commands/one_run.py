@@ -233,6 +233,8 @@ def test(training: Training, forgotten: dict[str, float]) -> Tested:
     module, data = training.module, training.data
     with training.clock("test"):
         training.saved.load_best(module)
+        module.compile_net = False  # compiled code doesn't tell what the head reads
+        module.phase_changed()
         # Val again, of the best epoch: what calibrates the model must not be test.
         loaders = [data.val_dataloader(), data.test_dataloader()]
         training.trainer.test(module, loaders, verbose=False)
@@ -241,7 +243,7 @@ def test(training: Training, forgotten: dict[str, float]) -> Tested:
         # The train photos as the net sees them now, which is no longer what it saw in training.
         training.trainer.test(module, [data.seen_again()], verbose=False)
         train = module.results(0)
-        photos = [sample.path for sample in data.splits["train"]]
+        photos = [data.splits["train"][i].path for i in train["index"].tolist()]
         read = (train["features"], train["label"], val["features"])
         familiar = store.fit(*read, photos, str(data.root))
     return Tested(val, tested, forgotten, familiar)

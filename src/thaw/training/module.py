@@ -167,13 +167,12 @@ class Classifier(LightningModule):
             self.log(name.replace("_", "/", 1), metric, batch_size=size)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep logits `[B, classes]`, features `[B, D]` (what the head read; `[B, 0]` where
-        compiled code didn't tell), labels and indices; the numbers are made from them after.
+        """Keep logits `[B, classes]`, features `[B, D]` (what the head read), labels and indices; the
+        numbers are made from them after.
         """
         with self.backbone.reading() as read:
             logits = self.logits(batch).float()
-        features = read[-1] if read else logits[:, :0]
-        kept = {"logits": logits, "features": features, "label": batch["label"]}
+        kept = {"logits": logits, "features": read[-1], "label": batch["label"]}
         self.tested.setdefault(dataloader_idx, []).append(kept | {"index": batch["index"]})
 
     def results(self, loader: int) -> dict[str, Tensor]:

@@ -102,13 +102,14 @@ def _chosen(model: Model, paths: list[Path], count: int) -> list[Prediction]:
         say(f"left out: {error}")
     if not names:
         raise broken[0]
-    probabilities = (torch.cat(logits) / model.temperature).softmax(dim=1)
+    probabilities = (torch.cat(logits) / model.temperature + model.shift).softmax(dim=1)
     seen = torch.cat(features)
     p = familiar.familiarity(seen).tolist() if model.level is not None else [None] * len(names)
     rows = probabilities.tolist()
+    how = (model.threshold, model.prior)
     said = [
-        decide(names[i], model.classes, rows[i], model.threshold, p[i], model.level)
-        for i in range(len(names))
+        decide(name, model.classes, row, *how, familiarity, model.level)
+        for name, row, familiarity in zip(names, rows, p, strict=True)
     ]
     strange = torch.tensor([found.label == aside(UNFAMILIAR, model.classes) for found in said])
     doubts = doubt(probabilities, strange)

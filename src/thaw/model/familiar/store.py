@@ -209,7 +209,5 @@ def _check(found: Familiar, features: int, classes: int) -> None:
         raise ValueError("a label is of no class")
     if not isinstance(photos, list) or len(photos) != rows:
         raise ValueError("photos aren't as many as rows")
-    if not all(isinstance(p, str) and ".." not in Path(p).parts for p in photos):
-        raise ValueError("a photo's path leads elsewhere")
-    if any(Path(p).is_absolute() for p in photos):
-        raise ValueError("a photo's path leads elsewhere")
+    if not all(isinstance(photo, str) for photo in photos):
+        raise ValueError("a photo's path is no text")
