@@ -92,6 +92,8 @@ class OnnxModel:
         check_threshold(threshold)
         if similar:
             raise UserError("An ONNX file names no train photos; similar ones take the bundle.")
+        if level and self.level is None:
+            raise UserError("This ONNX file doesn't tell what is unfamiliar, so it takes no level.")
         threshold = self.threshold if threshold is None else threshold
         return self._predict(each(photos), threshold, on_broken, level_of(self, level))
 

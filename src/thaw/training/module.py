@@ -167,8 +167,8 @@ class Classifier(LightningModule):
             self.log(name.replace("_", "/", 1), metric, batch_size=size)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep logits `[B, classes]`, features `[B, D]` (what the head read), labels and indices; the
-        numbers are made from them after.
+        """Keep logits `[B, classes]`, features `[B, D]` (what the head read), labels and indices;
+        the numbers are made from them after.
         """
         with self.backbone.reading() as read:
             logits = self.logits(batch).float()
@@ -176,7 +176,7 @@ class Classifier(LightningModule):
         self.tested.setdefault(dataloader_idx, []).append(kept | {"index": batch["index"]})
 
     def results(self, loader: int) -> dict[str, Tensor]:
-        """Logits `[N, classes]`, features `[N, D]`, labels and indices `[N]` of a loader's photos,
+        """Logits `[N, classes]`, features `[N, D]`, labels, indices `[N]` of a loader's photos,
         in its order; they are handed out once.
         """
         batches = self.tested.pop(loader, [])
