@@ -43,8 +43,9 @@ class PhotosToProbabilities(nn.Module):
         self.mean = nn.Buffer(torch.tensor(transforms.mean).view(3, 1, 1))
         self.std = nn.Buffer(torch.tensor(transforms.std).view(3, 1, 1))
         self.reading = model.backbone.reading
-        tells = model.familiar is not None and model.level is not None
-        self.familiarity = Familiarity(model.familiar) if tells else None
+        self.familiarity: Familiarity | None = None
+        if model.familiar is not None and model.level is not None:
+            self.familiarity = Familiarity(model.familiar)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Photos `[B, H, W, 3]` → probabilities `[B, classes]`, familiarity `[B]`."""
