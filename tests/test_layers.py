@@ -21,7 +21,8 @@ LAYERS = (
     ("model", "comparison"),
     ("training", "evaluation", "export"),
     ("report", "sweeps"),
-    ("shortlist", "checks"),
+    ("shortlist",),
+    ("checks",),  # with the shortlist's probe
     ("commands",),
 )
 ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}

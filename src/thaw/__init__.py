@@ -8,7 +8,7 @@ model, comparison      the bundle that leaves, predicting with it; finished runs
 training               phases, what is frozen, checkpoints, the run folder
 evaluation, export     how good the answers are; ONNX and torch.export files
 report, sweeps         what is told, on the screen and in files; many runs
-shortlist              which net to begin with
+shortlist, checks      which net to begin with; what is wrong with the photos
 commands               `thaw COMMAND`, a file each; `one_run`, from settings to a run's folder
 """
 
@@ -18,14 +18,16 @@ from thaw.errors import UserError
 
 if TYPE_CHECKING:
     from thaw.commands.in_python import Run as Run
+    from thaw.commands.in_python import check as check
     from thaw.commands.in_python import compare as compare
     from thaw.commands.in_python import train as train
     from thaw.model.bundle import load as load
 
 __version__ = "0.1.0"
-__all__ = ["Run", "UserError", "compare", "load", "train"]
+__all__ = ["Run", "UserError", "check", "compare", "load", "train"]
 _HOMES = {
     "Run": "thaw.commands.in_python",
+    "check": "thaw.commands.in_python",
     "compare": "thaw.commands.in_python",
     "load": "thaw.model.bundle",
     "train": "thaw.commands.in_python",

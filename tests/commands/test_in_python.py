@@ -227,5 +227,6 @@ def test_a_folder_beside_a_name_of_settings_needs_a_path(tmp_path):
     assert words_of({"data": "shapes/"}) == ["data=folder", "data.root='shapes/'"]
     assert words_of({"data": tmp_path})[0] == "data=folder"
     assert words_of({"experiment": None}) == ["experiment=null"]
-    assert words_of({"logger": ["csv", "none"]}) == ["logger=['csv','none']"]
+    assert words_of({"logger": ["csv", "none"]}) == ["logger=[csv,none]"]
+    assert words_of({"data.names": ["a", "b"]}) == ["data.names=['a','b']"]
     assert words_of({"augment": ["flip", "crop"]}) == ["augment=[flip,crop]"]

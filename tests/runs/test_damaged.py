@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,8 +188,9 @@ def test_both_forms_of_a_split_are_read(run):
         values[name] = [
             {"path": photo.path, "label": photo.label, "group": None} for photo in old.photos[name]
         ]
-    path.write_text(json.dumps(values | {"dropped": ["a.jpg"], "relabelled": []}))
-    assert read.split(run) == old
+    values["dropped"] = [{"path": "a.jpg", "reason": "broken: cut off"}]
+    path.write_text(json.dumps(values | {"relabelled": []}))
+    assert read.split(run) == replace(old, dropped={"a.jpg": "broken: cut off"})
 
 
 def test_values_are_bounded():

@@ -1,4 +1,4 @@
-"""`thaw.train` and `thaw.compare`: in Python, and in a notebook, what the command line does."""
+"""`thaw.train`, `thaw.check`, `thaw.compare`: in Python what the command line does."""
 
 import csv
 import logging
@@ -26,6 +26,7 @@ from thaw.launch import cli, conf, names
 from thaw.runs import read, trust
 
 if TYPE_CHECKING:
+    from thaw.checks.check import Checked
     from thaw.comparison.leaderboard import Leaderboard
     from thaw.model.bundle import Model
 
@@ -226,3 +227,19 @@ def compare(runs: Sequence[Run | str | os.PathLike[str]] | Run | str) -> "Leader
 
     several = [runs] if isinstance(runs, str | os.PathLike) else runs
     return compare([Path(run) for run in several])
+
+
+def check(*overrides: str, out: str | os.PathLike[str] | None = None, **settings: Any) -> "Checked":
+    """Say what is wrong with photos, as `thaw check` does; `.findings`, `.sentences` and files.
+
+    Args:
+        overrides: words as on the command line, as for `train`.
+        out: where check.html, check.csv and check.json go; by default a folder in outputs/check.
+        settings: as for `train`: `data="photos/"`.
+
+    Raises:
+        UserError: a setting can't be used, or the photos can't.
+    """
+    from thaw.checks.check import check
+
+    return check([*overrides, *words_of(settings)], Path(out) if out else None)

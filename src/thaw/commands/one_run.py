@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics import Metric
 
+from thaw.checks import quick
 from thaw.data.augment import Augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
@@ -174,6 +175,7 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     backbone, data, schedule = parts.backbone, parts.data, parts.schedule
     schedule.check(backbone)
     data.ready()  # a download begins when all else is right
+    quick.before_training(data, parts.cache, data.wishes.check)
     data.transforms, data.augment = backbone.transforms, parts.augment
     torch.manual_seed(parts.seed)  # the head begins alike however much chance building the net took
     forgetting = Forgetting(backbone, schedule)

@@ -27,6 +27,12 @@ from thaw.errors import UserError
 log = logging.getLogger(__name__)
 TOUCHED = 64 * 2**20  # bytes read from a mapped file before its pages are given back
 CHUNK = 2**20  # bytes that a checksum takes at once
+DTYPES = {  # as safetensors calls them
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "U8": torch.uint8,
+}
 
 
 class FeatureCache:
@@ -190,7 +196,7 @@ class Segment:
             shape, kind = piece.get_shape(), piece.get_dtype()
         self.names: list[str] = json.loads(facts["names"])
         self.last = facts["last"] == "True"
-        dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[kind]
+        dtype = DTYPES[kind]
         with path.open("rb") as file:
             begin = 8 + int.from_bytes(file.read(8), "little")  # safetensors: length, header, data
             file.seek(begin)

@@ -27,6 +27,7 @@ SYSTEM = {
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
     *("system volume information", "lost+found", "__pycache__"),
+    "shapes.json",  # of data=shapes: what it drew
     "imagenotfound.gif",  # what a site sent in place of a photo: hymenoptera's, for one
     *("@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@transcode"),  # Synology, QNAP
 }

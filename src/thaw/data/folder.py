@@ -5,7 +5,6 @@ workers nor an interruption changes it.
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections import Counter
@@ -29,6 +28,7 @@ from thaw.data.listing.tree import CLASSES
 from thaw.data.photos import BrokenPhoto, misnamed, white_of
 from thaw.data.splits import Sample
 from thaw.errors import UserError
+from thaw.runs import read
 
 log = logging.getLogger(__name__)
 BALANCES = ("none", "sampler", "loss")
@@ -188,10 +188,8 @@ class PhotoFolder(LightningDataModule):
             listing = table.read(self.file, self.given_root, self.names, self.group)
         else:
             listing = layout.read(self.root, self.names, self.how)
-        split = self.run and self.run / "split.json"
-        before = None
-        if split and split.is_file():
-            before = json.loads(split.read_text(encoding="utf-8"))
+        goes_on = self.run is not None and (self.run / "split.json").exists()
+        before = read.split(self.run).dropped if self.run and goes_on else None
         settled = settle(listing, self.wishes, self.known, before, self.run)
         for note in settled.notes:
             log.info(note)

@@ -66,25 +66,31 @@ class _Quiet:
                 self.caught.__exit__(*error)
 
 
-_quiet = _Quiet()
+quiet = _Quiet()
 
 
-def load_photo(path: Path | str | BinaryIO, white: deep.White | None = None) -> Image.Image:
+def load_photo(
+    path: Path | str | BinaryIO, white: deep.White | None = None, least: int | None = None
+) -> Image.Image:
     """Decode a photo: EXIF rotation applied, then RGB of 8 bits, whatever it was stored in.
 
     Of animations and many pages it is the first.
 
     Args:
         white: the value of white where a channel has more than 8 bits, by kind; see `deep`.
+        least: decode a JPEG to an eighth, a quarter or half of its size, as long as both sides
+            have that many pixels, which is faster.
 
     Raises:
         BrokenPhoto: it is missing, no photo, too large, or damaged.
     """
-    with _quiet:  # damaged EXIF blocks and the like don't harm the pixels
+    with quiet:  # damaged EXIF blocks and the like don't harm the pixels
         try:
             with opened(path) as image:
                 kind = deep.kind(image)
                 if kind is None:
+                    if least:
+                        image.draft(None, (least, least))
                     image.load()
                     seen = _to_rgb(image)
                 else:
@@ -184,7 +190,7 @@ def version(path: Path) -> Version:
 
 def _look(path: Path) -> Seen | str:
     """What is to be known of a photo, or why it is broken."""
-    with _quiet:
+    with quiet:
         try:
             with opened(path) as image:
                 format = "JPEG" if image.format == "MPO" else str(image.format)

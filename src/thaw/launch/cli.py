@@ -113,7 +113,9 @@ def _unread() -> bool:
 
 
 SCRIPTS = (
+    "archs",
     "benchmark",
+    "check",
     "compare",
     "describe",
     "embed",

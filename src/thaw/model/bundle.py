@@ -203,12 +203,15 @@ def save(
     weights = folder / "weights.safetensors"
     partial = weights.with_suffix(".partial")
     save_file(tensors, partial)
-    partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
     os.replace(partial, weights)
     (folder / store.FILE).unlink(missing_ok=True)
+    readable = [weights]
     if familiar is not None:
         familiar.save(folder)
+        readable.append(folder / store.FILE)
         facts["unfamiliar"] = familiar.facts() | {"sha256": _sha256(folder / store.FILE)}
+    for file in readable:  # safetensors makes files that only the owner can read
+        file.chmod(0o666 & ~_umask())
     info = {
         "format": FORMAT,
         "arch": backbone.origin,

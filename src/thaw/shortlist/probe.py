@@ -148,22 +148,21 @@ def _fit(x: Tensor, labels: Tensor, penalty: float, weight: Tensor, bias: Tensor
 
 
 @torch.inference_mode()
-def head_inputs(extractor: Extractor) -> tuple[Tensor, float | None]:
-    """What the head reads of each train and val photo `[N, D]`, and milliseconds a photo.
+def head_inputs(extractor: Extractor, splits: Sequence[str] = USED) -> tuple[Tensor, float | None]:
+    """What the head reads of each photo of these splits `[N, D]`, and milliseconds a photo.
 
     Taken from the cache as far as it goes; None milliseconds where it had all. Where a head reads
-    several places of a photo (a 1×1 Conv2d does), the mean over them.
+    several places of a photo (a 1×1 Conv2d does), the mean over them. Rows of photos that broke
+    meanwhile (`data.broken`) mean nothing.
     """
     backbone, data, cache = extractor.backbone, extractor.data, extractor.cache
     before = set(cache.dir.glob("*/*.safetensors"))
     here, rows = cut(backbone) if cache.enabled else None, []
     if here is not None and here.depth:
         try:
-            rows = extractor.rows(here, USED)
+            rows = extractor.rows(here, splits)
         except OSError as error:
             log.warning("Features of %s aren't kept: %s.", backbone.origin["name"], error)
-    for path, reason in data.broken.items():  # since the start: every photo's features are wanted
-        raise BrokenPhoto(data.root / path, reason)
     run = here.tail if here and rows else backbone
     features: list[Tensor] = []
     hook = backbone.head.register_forward_pre_hook(
@@ -172,7 +171,7 @@ def head_inputs(extractor: Extractor) -> tuple[Tensor, float | None]:
     backbone.eval().to(extractor.device)
     began = time.perf_counter()
     with extractor.autocast():
-        for batch in _stored(rows) if rows else _images(data, backbone):
+        for batch in _stored(rows) if rows else _images(data, backbone, splits):
             run(batch.to(extractor.device))
     hook.remove()
     new = [s for s in {id(s): s for r in rows for s in r.segments}.values() if s.path not in before]
@@ -193,8 +192,8 @@ def _stored(rows: Sequence[Rows]) -> Iterator[Tensor]:
             yield split.take(range(start, min(start + BATCH, len(split))))
 
 
-def _images(data: PhotoFolder, backbone: Backbone) -> Iterator[Tensor]:
-    samples = [sample for split in USED for sample in data.splits[split]]
+def _images(data: PhotoFolder, backbone: Backbone, splits: Sequence[str]) -> Iterator[Tensor]:
+    samples = [sample for split in splits for sample in data.splits[split]]
     dataset = PhotoDataset(data.root, samples, backbone.transforms, white=data.white)
     order = InOrder(len(samples))
     for batch in DataLoader(

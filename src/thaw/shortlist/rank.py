@@ -14,6 +14,7 @@ from torch import Tensor
 from thaw.comparison.verdict import ALPHA, paired_p
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
+from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.evaluation.scores import scores
 from thaw.intervals import wilson
@@ -95,6 +96,8 @@ def probe(
     extractor = Extractor(cache, backbone, data, net.cfg.trainer.fuse)
     extractor.on(trainer)
     features, milliseconds = head_inputs(extractor)
+    for path, reason in data.broken.items():  # since the start: every photo's features are wanted
+        raise BrokenPhoto(data.root / path, reason)
     if not features.isfinite().all():
         raise UserError(f"The features of {net.name} aren't finite numbers.")
     labels = torch.tensor([sample.label for split in USED for sample in data.splits[split]])

@@ -13,6 +13,7 @@ from importlib import metadata
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
+from PIL import Image
 from rich import get_console
 from rich.progress import track
 from torch import Tensor
@@ -53,6 +54,9 @@ class Extractor:
         self.device, self.precision = torch.device("cpu"), "32-true"
         self.autocast: Callable[[], AbstractContextManager] = contextlib.nullcontext
         self.seconds = 0.0
+        self.see: Callable[[str, Image.Image], None] | None = (
+            None  # gets photos as they are decoded
+        )
 
     def on(self, trainer: Trainer) -> None:
         """Compute on this trainer's device, and in its precision."""
@@ -212,6 +216,8 @@ class Extractor:
         def load(name: str) -> Tensor:
             digest, _, view = name.partition("-")
             photo = load_photo(paths[digest], self.data.white)
+            if self.see:
+                self.see(digest, photo)
             return pixels(see, makers[int(view or 0)](photo))
 
         def images(names: list[str], futures: list[Future[Tensor]]) -> Tensor:

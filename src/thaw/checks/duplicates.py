@@ -1,0 +1,208 @@
+"""Duplicates: the same file, copies of it, and two photos of one scene; in a split and across.
+
+Candidates are the nearest by the net's features, and by a thumbnail of 8 × 8 (a perceptual hash
+that isn't rounded to bits) in each of its 8 ways to lie. Then each pair is laid over each other.
+"""
+
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from thaw.checks.findings import Context, Finding, Pair, Result, several
+from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.pixels.align import edges_alike, lay_over, sticks_out, turned
+
+BLOCK = 1024  # photos that are compared with all others at once
+CHUNK = 512  # pairs that are laid over each other at once
+NEAREST = 3  # candidates a photo, by features; and by thumbnails
+ALIKE_FEATURES, ALIKE_THUMBNAILS = 0.3, 0.85  # of candidates, at least
+COARSE, FINE, LARGE = 16, 32, 128  # pixels of the side
+ROUGHLY = 0.7  # edges at the coarse size, or a pair is dropped
+# docs/checks.md has the figures that these were chosen on.
+SCENE = 0.85  # edges at the fine size: one scene, if the features are alike as well
+SCENE_FEATURES = 0.6
+COPY, INSIDE = 0.85, 0.03
+WORDS = {"same": "the same file", "copy": "a copy", "scene": "very similar: one scene"}
+
+
+def find(context: Context) -> list[Result]:
+    """Sort the pairs by what they do harm to."""
+    found: dict[str, list[Finding]] = defaultdict(list)
+    for pair in context.pairs:
+        issue, finding = _finding(context, pair)
+        found[issue].append(finding)
+    sentences = {
+        "leak": ("pair across splits", "pairs across splits: their score is too good"),
+        "two_labels": ("photo under two labels", "photos under two labels"),
+        "duplicate": ("photo that is there twice", "photos that are there twice"),
+        "near_duplicate": ("near-duplicate", "near-duplicates (copies, or one scene twice)"),
+    }
+    advice = {
+        "leak": "Drop one of each pair: write drop into check.csv, and set data.fixes=check.csv.",
+        "two_labels": "One label is wrong: write label:NAME or drop into check.csv.",
+        "duplicate": "Harmless but for counting twice; write drop to keep one.",
+        "near_duplicate": "Look at pairs across splits first; data.group=… keeps scenes together.",
+    }
+    results = []
+    for issue, (one, many) in sentences.items():
+        if findings := sorted(found[issue], key=lambda f: (-f.score, f.path)):
+            text = several(len(findings), one, many)
+            results.append(Result(issue, text, advice[issue], findings))
+    return results
+
+
+def _finding(context: Context, pair: Pair) -> tuple[str, Finding]:
+    one, other = pair.one, pair.other
+    splits = [context.splits[place] for place in (one, other)]
+    across, words = splits[0] != splits[1], WORDS[pair.kind]
+    issue = "duplicate" if pair.kind == "same" else "near_duplicate"
+    detail = words
+    if across:
+        detail += f", in {splits[0]} and {splits[1]}"
+        if pair.kind != "scene":
+            issue = "leak"
+    seen = "test" not in splits  # labels of test photos aren't looked at
+    if seen and context.class_of(one) != context.class_of(other):
+        detail += f", labelled {context.class_of(one)!r} and {context.class_of(other)!r}"
+        if issue != "leak" and pair.kind != "scene":
+            issue = "two_labels"
+    score = min(1.0, pair.score) * (1.0 if across else 0.9)
+    return issue, Finding(issue, context.path(one), context.path(other), score, detail)
+
+
+def pairs(context: Context) -> list[Pair]:
+    """All pairs with a train or val photo in them: of one content, copies, and of one scene."""
+    first: dict[str, int] = {}
+    found = []
+    for place, digest in enumerate(context.digests):  # train and val come before test
+        if digest not in first:
+            first[digest] = place
+        elif context.splits[first[digest]] != "test":
+            found.append(Pair(first[digest], place, "same"))
+    alone = torch.tensor(list(first.values()))
+    thumbnails = context.thumbnails[alone]
+    near, ways, cosines = _candidates(context.features[alone], thumbnails)
+    tested = torch.tensor([context.splits[place] == "test" for place in alone.tolist()])
+    wanted = ~(tested[near[:, 0]] & tested[near[:, 1]])
+    near, ways, cosines = near[wanted], ways[wanted], cosines[wanted]
+    fine, way = _edges(thumbnails, near, ways)
+    # A pair that is in doubt is decoded again, and compared at a larger size.
+    likely = (fine >= SCENE).nonzero()[:, 0]
+    near, cosines, fine, way = (x[likely] for x in (near, cosines, fine, way))
+    places = alone[near]
+    large, out = _edges_of_photos(context, places, way)
+    large = large.masked_fill(out > INSIDE, 0.0)
+    for (one, other), edges, cosine, exact in zip(
+        places.tolist(), fine.tolist(), cosines.tolist(), large.tolist(), strict=True
+    ):
+        if exact >= COPY:
+            found.append(Pair(one, other, "copy", exact))
+        elif cosine >= SCENE_FEATURES:
+            found.append(Pair(one, other, "scene", edges * 0.8))
+    return sorted(found, key=lambda pair: -pair.score)
+
+
+def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs `[P, 2]` of the nearest, the 2 likeliest ways to turn `[P, 2]`, and cosines `[P]`."""
+    features = F.normalize(features - features.mean(dim=0), dim=1)
+    hashes = torch.stack([_hash(turned(thumbnails, way)) for way in range(8)])  # [8, N, 64]
+    count, keys = len(features), []
+    for start in range(0, count, BLOCK):
+        rows = torch.arange(start, min(start + BLOCK, count))
+        earlier = torch.ones(len(rows), count - start).tril().bool()  # and itself
+        for alike, least in (
+            (features[rows] @ features[start:].T, ALIKE_FEATURES),
+            (_nearest_way(hashes, rows), ALIKE_THUMBNAILS),
+        ):
+            top = alike.masked_fill_(earlier, -2.0).topk(min(NEAREST, count - start), dim=1)
+            row, column = (top.values >= least).nonzero(as_tuple=True)
+            keys.append(rows[row] * count + start + top.indices[row, column])
+    key = torch.cat(keys).unique()
+    near = torch.stack((key // count, key % count), dim=1)
+    # Which way the second lies: told by its hash in each way, against the first's.
+    ways = torch.cat(
+        [
+            torch.stack([(hashes[0, p[:, 0]] * h[p[:, 1]]).sum(dim=1) for h in hashes], dim=1)
+            .topk(2, dim=1)
+            .indices
+            for p in near.split(BLOCK)
+        ]
+    )
+    cosines = torch.cat([(features[p[:, 0]] * features[p[:, 1]]).sum(1) for p in near.split(BLOCK)])
+    return near, ways, cosines
+
+
+def _nearest_way(hashes: Tensor, rows: Tensor) -> Tensor:
+    """Likeness of hashes to those from the first row on, in the best way to turn the other."""
+    ours, later = hashes[0, rows], hashes[:, int(rows[0]) :]
+    best = ours @ later[0].T
+    for others in later[1:]:
+        torch.maximum(best, ours @ others.T, out=best)
+    return best
+
+
+def _hash(images: Tensor) -> Tensor:
+    """Grey 8 × 8 of thumbnails, with mean 0 and length 1 `[N, 64]`."""
+    small = F.adaptive_avg_pool2d(images.float()[:, None], 8).flatten(1)
+    return F.normalize(small - small.mean(dim=1, keepdim=True), dim=1)
+
+
+def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike the edges of each pair are `[P]`, and the way in which they are `[P]`."""
+    best, way = torch.zeros(len(near)), ways[:, 0].clone()
+    for column in range(ways.shape[1]):
+        for turn in range(8):
+            chosen = (ways[:, column] == turn).nonzero()[:, 0]
+            for some in chosen.split(CHUNK) if len(chosen) else ():
+                one = thumbnails[near[some, 0]].float()
+                other = turned(thumbnails[near[some, 1]], turn).float()
+                theta = lay_over(one, other, COARSE)
+                keep = edges_alike(one, other, theta, COARSE) >= ROUGHLY
+                if not keep.any():
+                    continue
+                one, other, some = one[keep], other[keep], some[keep]
+                theta = lay_over(one, other, FINE, theta[keep])
+                alike = edges_alike(one, other, theta, FINE)
+                better = alike > best[some]
+                best[some[better]], way[some[better]] = alike[better], turn
+    return best, way
+
+
+def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike the edges of the photos themselves are, and what sticks out, `[P]` each.
+
+    At a larger size than that of thumbnails where both photos have twice as many pixels: a copy in
+    half the size has lost the finest edges.
+    """
+    found, out = torch.zeros(len(places)), torch.zeros(len(places))
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(places), 32):
+            here = slice(start, start + 32)
+            seen = list(pool.map(lambda i: _grey(context, i), places[here].flatten().tolist()))
+            grey = torch.stack([image for image, _ in seen]).unflatten(0, (-1, 2))
+            sharp = torch.tensor([short / 2 for _, short in seen]).unflatten(0, (-1, 2)).amin(dim=1)
+            one, way = grey[:, 0], ways[here].tolist()
+            other = torch.stack([turned(g, w) for g, w in zip(grey[:, 1], way, strict=True)])
+            theta = lay_over(one, other, COARSE)
+            for size in (FINE, 2 * FINE, LARGE):
+                theta = lay_over(one, other, size, theta)
+                use = (sharp >= size) | (torch.tensor(size) == FINE)
+                found[here] = torch.where(use, edges_alike(one, other, theta, size), found[here])
+                out[here] = torch.where(use, sticks_out(theta), out[here])
+    return found, out
+
+
+def _grey(context: Context, place: int) -> tuple[Tensor, int]:
+    """A photo in grey, in a square, and its shorter side in pixels; zeros if it doesn't decode."""
+    file, size = context.data.root / context.path(place), (2 * LARGE, 2 * LARGE)
+    try:
+        photo = load_photo(file, context.data.white, least=2 * LARGE)
+    except BrokenPhoto:
+        return torch.zeros(size), 0
+    grey = np.array(photo.convert("L").resize(size, Image.Resampling.BOX))
+    return torch.from_numpy(grey).float(), min(photo.size)
