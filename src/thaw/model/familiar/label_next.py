@@ -63,7 +63,7 @@ def label_next(
             " train it again with this Thaw."
         )
     places = _places(model, into) if page or into else None
-    paths = _without(find_photos([folder]), Path(model.familiar.root), into)
+    paths = _without(folder, Path(model.familiar.root), into)
     if not paths:
         raise UserError(f"All photos in {folder} lie in a class folder already.")
     predictions = _chosen(model, paths, count)
@@ -116,12 +116,13 @@ def _chosen(model: Model, paths: list[Path], count: int) -> list[Prediction]:
     return [said[i] for i in choose(seen / familiar.scale, doubts, count, familiar.directions)]
 
 
-def _without(paths: list[Path], *roots: Path | None) -> list[Path]:
-    """Those of which no copy lies below one of the folders."""
+def _without(folder: Path, *roots: Path | None) -> list[Path]:
+    """Photos of a folder of which no copy lies below one of the roots, outside this folder."""
+    paths, here = find_photos([folder]), folder.resolve()
     by_size: dict[int, list[Path]] = {}
     for root in filter(None, roots):
         for path in root.rglob("*") if root.is_dir() else ():
-            if path.is_file():
+            if path.is_file() and not path.resolve().is_relative_to(here):
                 by_size.setdefault(path.stat().st_size, []).append(path)
 
     def is_new(path: Path) -> bool:
