@@ -8,11 +8,14 @@ import pytest
 import torch
 from conftest import refusal
 from safetensors.torch import load_file, save_file
+from torchvision import models
+from torchvision.transforms._presets import ImageClassification
 
 from thaw.model.familiar import store
 from thaw.model.familiar.choose import choose, doubt
 from thaw.model.familiar.level import level_of, why_refused
 from thaw.model.prediction import as_row, decide, is_unfamiliar
+from thaw.nets.backbone import Backbone
 
 
 def features(photos: int, seed: int, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,3 +159,15 @@ def test_choosing_takes_what_stands_for_doubtful_photos():
     sure = torch.tensor([[0.9, 0.1], [0.5, 0.5], [1.0, 0.0]])
     unfamiliar = torch.tensor([False, False, True])
     assert doubt(sure, unfamiliar).tolist() == pytest.approx([0.2, 1.0, 1.0])
+
+
+def test_what_a_head_reads_is_a_row_a_photo():
+    see = ImageClassification(crop_size=64)
+    for name, size in (("squeezenet1_1", 512), ("shufflenet_v2_x0_5", 1024)):
+        net = models.get_model(name, weights=None, num_classes=3)
+        backbone = Backbone(net, see, {"name": name}).eval()
+        with backbone.reading() as read, torch.inference_mode():
+            backbone(torch.rand(2, 3, 64, 64))
+        assert [rows.shape for rows in read] == [(2, size)], "of maps, the mean over places"
+        backbone(torch.rand(1, 3, 64, 64))
+        assert len(read) == 1
