@@ -162,7 +162,15 @@ def test_a_mistake_is_a_user_error(tmp_path, words, settings, said):
     assert not [*tmp_path.glob("outputs/**/*")]
 
 
-def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path):
+@pytest.fixture
+def pythons_ctrl_c():
+    """What Ctrl-C does in Python by itself; commands that tests called before may have changed it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path, pythons_ctrl_c):
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -204,6 +204,7 @@ def test_values_are_bounded():
         bounded(json.loads("[" * 60 + "]" * 60))
 
 
+@pytest.mark.slow
 def test_a_damaged_run_in_a_sweep_is_named_at_its_end(run, tmp_path):
     from test_old_runs import SETTINGS
 
