@@ -10,6 +10,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 — the first import of it sets levels and filters
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra

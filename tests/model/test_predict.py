@@ -189,9 +189,17 @@ def test_a_batch_as_parquet_holds_the_same(predict, with_scores, photos, tmp_pat
         assert predict(model, photos / "test", *sets, "--output", tmp_path / name).code == 0
     rows = csv.DictReader((tmp_path / "b.csv").read_text().splitlines())
     found = parquet.read_table(tmp_path / "b.parquet").to_pylist()
-    assert [{key: str(value) for key, value in row.items()} for row in found] == list(rows)
+    as_text = [{key: "" if v is None else str(v) for key, v in row.items()} for row in found]
+    assert as_text == list(rows)
     probabilities = ["p:blue", "p:green", "p:red"]
-    assert list(found[0]) == ["path", "label", "confidence", *probabilities, "labels"]
+    assert list(found[0]) == [
+        "path",
+        "label",
+        "confidence",
+        "familiarity",
+        *probabilities,
+        "labels",
+    ]
 
 
 def test_a_batch_that_breaks_off_leaves_nothing(predict, run, photos, tmp_path, monkeypatch):

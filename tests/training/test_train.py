@@ -53,6 +53,7 @@ def test_a_run_leaves_a_complete_folder(gradual):
         "label",
         "prediction",
         "confidence",
+        "familiarity",
         "p:blue",
         "p:green",
         "p:red",

@@ -20,6 +20,12 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where evaluation.json and figures/ go: RUN"
     )
+    parser.add_argument(
+        "--unfamiliar",
+        type=Path,
+        metavar="DIR",
+        help="photos of none of the classes: how many of them are noticed",
+    )
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
         "--threshold",

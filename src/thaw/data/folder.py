@@ -306,6 +306,11 @@ class PhotoFolder(LightningDataModule):
         drop = len(shuffle) > self.batch_size and len(shuffle) % self.batch_size == 1
         return self._loader("train", sampler=shuffle, drop_last=drop)
 
+    def seen_again(self) -> Batches:
+        """The train photos as batches of the val loader's kind: in order, never augmented."""
+        sampler = InOrder(len(self.splits["train"]), *self._ranks())
+        return self._loader("train", augmented=False, sampler=sampler)
+
     def val_dataloader(self) -> Batches:
         """Batches as the train loader's, in order, never augmented."""
         return self._loader("val", sampler=InOrder(len(self.splits["val"]), *self._ranks()))
@@ -318,9 +323,9 @@ class PhotoFolder(LightningDataModule):
         """This process's rank among how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, split: str, **kwargs: Any) -> Batches:
+    def _loader(self, split: str, augmented: bool = True, **kwargs: Any) -> Batches:
         assert self.transforms is not None, "a backbone's transforms come first"
-        augment = self.augment if split == "train" else None
+        augment = self.augment if split == "train" and augmented else None
         dataset = PhotoDataset(
             self.root, self.splits[split], self.transforms, augment, self.seed, self.white
         )

@@ -129,8 +129,10 @@ SCRIPTS = (
     "check",
     "compare",
     "describe",
+    "embed",
     "evaluate",
     "export",
+    "label_next",
     "predict",
     "serve",
     "shortlist",
@@ -142,7 +144,8 @@ def door(command: str) -> str:
     came = Path(sys.argv[0])
     if came.suffix != ".py" or came.stem not in ("train", *SCRIPTS):
         return f"thaw {command}"
-    return f"python {'train.py' if command == 'train' else f'scripts/{command}.py'}"
+    file = command.replace("-", "_")
+    return f"python {'train.py' if command == 'train' else f'scripts/{file}.py'}"
 
 
 def is_first_process() -> bool:

@@ -105,6 +105,9 @@ def _open(path: Path, kind: str) -> Iterator[Write]:
 
     def put_table(rows: list[dict[str, Any]]) -> None:
         table = pyarrow.Table.from_pylist([_utf8(row) for row in rows])
+        at = table.schema.get_field_index("familiarity")
+        if pyarrow.types.is_null(table.schema.field(at).type):  # where the model can't tell
+            table = table.set_column(at, "familiarity", table[at].cast(pyarrow.float64()))
         if not opened:
             opened.append(parquet.ParquetWriter(path, table.schema))
         opened[0].write_table(table)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thaw.data.folder import PhotoFolder
 from thaw.evaluation.scores import scores, wilson
+from thaw.model.familiar.store import Familiar
 from thaw.model.prediction import columns
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
@@ -130,18 +131,26 @@ def latency(backbone: Backbone, repeats: int = 5) -> float:
     return _latencies.setdefault(key, 1000 * min(times[2:]))
 
 
-def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[str, Any]]:
-    """Rows of `predictions.csv`: path, label, prediction, confidence, and a `p:CLASS` for each."""
+def predictions(
+    results: Mapping[str, Tensor], data: PhotoFolder, familiar: Familiar
+) -> list[dict[str, Any]]:
+    """Rows of `predictions.csv`: path, label, prediction, confidence, familiarity (empty where val
+    can't promise anything of it), and a `p:CLASS` for each.
+    """
     probabilities = results["logits"].softmax(dim=1)  # [N, classes]
+    refused = familiar.facts()["refused"] is not None
+    p = [None] * len(probabilities)
+    p = p if refused else familiar.familiarity(results["features"]).tolist()
     rows = []
     samples = [data.splits["test"][i] for i in results["index"].tolist()]
     said = results["predicted"].tolist()
-    for sample, row, best in zip(samples, probabilities.tolist(), said, strict=True):
+    for sample, row, best, known in zip(samples, probabilities.tolist(), said, p, strict=True):
         values = {
             "path": sample.path,
             "label": data.classes[sample.label],
             "prediction": data.classes[best],
             "confidence": row[best],
+            "familiarity": known,
         }
         rows.append(values | columns(dict(zip(data.classes, row, strict=True))))
     return rows

@@ -96,11 +96,12 @@ class Extractor:
         seconds = time.perf_counter() - began
         self.seconds += seconds
         photos = " and ".join(f"{len(self.data.splits[split])} {split}" for split in splits)
-        log.info(
-            "features of %s photos: %d computed in %.1f s, %d reused, %.1f MB",
-            *(photos, len(missing), seconds, len(set(every)) - len(missing)),
-            sum(r.nbytes for r in rows) / 1e6,
-        )
+        if missing or len(splits) > 1:  # train photos that are seen again need no word
+            log.info(
+                "features of %s photos: %d computed in %.1f s, %d reused, %.1f MB",
+                *(photos, len(missing), seconds, len(set(every)) - len(missing)),
+                sum(r.nbytes for r in rows) / 1e6,
+            )
         self.cache.make_room()
         return rows
 
