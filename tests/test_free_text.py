@@ -86,6 +86,7 @@ def test_a_run_holds_them_as_they_are(run):
     assert read.split(run.path).classes == CLASSES
 
 
+@pytest.mark.slow
 def test_every_command_shows_them(run, here, call_script, monkeypatch):
     test = [*Path("photos", "test").rglob("*.jpg")]
     commands = {

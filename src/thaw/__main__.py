@@ -19,6 +19,8 @@ COMMANDS = {  # in the order in which one needs them; each has a file in `thaw/c
     "archs": "list the nets there are, and whether their weights are on this machine",
     "shortlist": "rank nets on your photos before any is fine-tuned",
     "export": "write a model as ONNX and torch.export files",
+    "label-next": "choose the photos that would teach a model most, and label them on a page",
+    "embed": "write the features that a model finds in photos",
     "serve": "open a page on which a model labels photos",
     "conf": "list the settings there are, or print a file of them to copy and change",
     "benchmark": "measure what training costs on this machine",

@@ -108,6 +108,7 @@ def test_what_is_planted_is_said_written_and_shown(checked, messy):
         assert str(image["alt"]).startswith("Photo ")
 
 
+@pytest.mark.slow
 def test_again_with_all_in_the_cache_says_the_same(checked, tmp_path, monkeypatch):
     once = checked("--out", str(tmp_path / "a"))
 

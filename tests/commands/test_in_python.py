@@ -10,6 +10,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 — the first import of it sets levels and filters
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -162,7 +163,15 @@ def test_a_mistake_is_a_user_error(tmp_path, words, settings, said):
     assert not [*tmp_path.glob("outputs/**/*")]
 
 
-def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path):
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["usual", "ignored"])
+def ctrl_c(request):
+    """What Ctrl-C does before, whatever tests before have called: a background job ignores it."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path, ctrl_c):
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -170,6 +179,7 @@ def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path
         patch.setattr("thaw.training.history.History.on_train_epoch_end", press)
         with pytest.raises(KeyboardInterrupt):
             thaw.train(data=few, **SMALL)
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
     (status,) = tmp_path.glob("outputs/runs/*/*/status.json")
     assert json.loads(status.read_text())["state"] == "interrupted"
     assert thaw.train(resume=status.parent).metrics["epochs"] == 1
@@ -227,5 +237,6 @@ def test_a_folder_beside_a_name_of_settings_needs_a_path(tmp_path):
     assert words_of({"data": "shapes/"}) == ["data=folder", "data.root='shapes/'"]
     assert words_of({"data": tmp_path})[0] == "data=folder"
     assert words_of({"experiment": None}) == ["experiment=null"]
-    assert words_of({"logger": ["csv", "none"]}) == ["logger=['csv','none']"]
+    assert words_of({"logger": ["csv", "none"]}) == ["logger=[csv,none]"]
+    assert words_of({"data.names": ["a", "b"]}) == ["data.names=['a','b']"]
     assert words_of({"augment": ["flip", "crop"]}) == ["augment=[flip,crop]"]

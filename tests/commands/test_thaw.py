@@ -57,13 +57,6 @@ def test_help_lists_the_commands_in_order_and_imports_no_torch(tmp_path):
     assert not {"torch", "hydra", "omegaconf", "rich", "matplotlib", "numpy"} & imported
 
 
-def test_import_thaw_is_instant(tmp_path):
-    code = "import time; t = time.perf_counter(); import thaw; print(time.perf_counter() - t)"
-    run = [sys.executable, "-c", code]
-    seconds = [float(subprocess.check_output(run, cwd=tmp_path, text=True)) for _ in range(3)]
-    assert min(seconds) < 0.05
-
-
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
 def test_alone_it_prints_the_help(thaw, words):
     done = thaw(*words)
@@ -74,7 +67,7 @@ def test_every_command_has_a_file_and_every_script_a_command(thaw):
     files = {p.stem for p in (REPO / "src" / "thaw" / "commands").glob("*.py")}
     assert {name.replace("-", "_") for name in door.COMMANDS} <= files
     scripts = {path.stem for path in (REPO / "scripts").glob("*.py")}
-    assert scripts == {*cli.SCRIPTS} <= {*door.COMMANDS}
+    assert scripts == {*cli.SCRIPTS} <= {name.replace("-", "_") for name in door.COMMANDS}
 
 
 @pytest.mark.parametrize("name", [name for name in door.COMMANDS if name != "train"])
@@ -167,9 +160,10 @@ def test_conf_refuses_what_there_is_not(thaw, name, said):
 
 def test_a_file_of_ones_own_is_found_listed_and_wins(thaw, mine):
     mine("finetune/mine.yaml")
-    mine("optimizer/adam.yaml", "# Mine.\n_target_: torch.optim.Adam\n_partial_: true\neps: 0.5\n")
+    said = "# Mine, which a second\n# line ends. No more.\n"
+    mine("optimizer/adam.yaml", f"{said}_target_: torch.optim.Adam\n_partial_: true\neps: 0.5\n")
     assert "  mine          (yours) Mine: longer." in thaw("conf", "finetune").out.splitlines()
-    assert "(yours) Mine." in thaw("conf", "optimizer").out
+    assert "(yours) Mine, which a second line ends.\n" in thaw("conf", "optimizer").out
     settings = thaw("train", "finetune=mine", "--cfg", "job").out
     assert "epochs: 9" in settings
     assert "eps: 0.5" in settings

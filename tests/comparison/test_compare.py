@@ -546,7 +546,7 @@ def test_a_sweep_gets_its_leaderboard(call, sweep):
     assert (sweep / "leaderboard.csv").is_file()
     assert (sweep / "figures" / "pairs.png").is_file()
     assert max(map(len, out.splitlines())) <= 80
-    assert "1 squeezenet1_0 0.300 ± 0.000 90.0 ± 0.0 100.0 ± 0.0 94.0–100.0" in out
+    assert "1  squeezenet1_0  0.300 ± 0.000  90.0 ± 0.0  100.0 ± 0.0  94.0–100.0" in out
     assert "(p = 0.002)" in " ".join(out.split())
     assert out.splitlines()[-1].split() == ["figures", "sweep/figures"]
     code, out, _ = call("sweep", columns=200)

@@ -115,6 +115,7 @@ def test_a_balanced_run_says_the_same_everywhere(train, call_script, uneven, tmp
     torch.testing.assert_close(exported, model.probabilities([image]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_uneven_classes_are_told_of(train, uneven):
     done = train(*uneven, "logger=none", "finetune.phases.head.epochs=1")
     assert done.code == 0, done.err

@@ -52,7 +52,7 @@ READ: dict[str, tuple[str | bytes, dict[str, object], tuple[int, int, int], list
     "Latin-1": (
         text(("more/12.png", "é"), ("more/13.png", "é")).encode("latin-1"),
         {},
-        (8, 3, 3),
+        (9, 2, 3),
         ["read as Latin-1"],
     ),
     "backslashes": (text().replace("/", "\\"), {}, (8, 2, 2), []),

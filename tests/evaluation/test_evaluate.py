@@ -23,6 +23,7 @@ from thaw.evaluation import evaluate as evaluate_run
 from thaw.evaluation import scores as evaluate
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.confusion import per_class, struggles
+from thaw.runs import read
 
 FIGURES = {"confusion", "confidence", "reliability", "risk_coverage", "least_sure"}
 
@@ -192,8 +193,9 @@ def test_the_class_it_struggles_with_in_words(confusion, sentence):
     assert "chance" not in found
 
 
-def test_a_difference_that_may_be_chance_is_called_so():
-    assert "may be chance" in struggles([[38, 2], [3, 37]], ["a", "b"])
+@pytest.mark.parametrize("confusion", [[[38, 2], [3, 37]], [[3, 0], [1, 2]], [[9, 0], [1, 8]]])
+def test_a_difference_that_may_be_chance_is_called_so(confusion):
+    assert "may be chance" in struggles(confusion, ["a", "b"])
 
 
 def test_one_missed_photo_is_not_worse_than_many():
@@ -426,6 +428,7 @@ def test_photos_that_have_moved_are_named(script, run, tmp_path):
 def test_labels_are_found_in_the_paths_of_every_layout(train, test, expected):
     classes = sorted({"cat", "bus"} if "cat" in str(train) else {"train", "bus"})
     splits = {"root": "data", "classes": classes, "train": train, "val": [], "test": test}
-    root, photos, labels, _ = evaluate_run._own_photos(splits, "test")
+    split = read.split_of(splits)
+    root, photos, labels, _ = evaluate_run._own_photos(split, "test", classes)
     assert (root, photos) == (Path("data"), test)
     assert [classes[label] for label in labels] == expected

@@ -24,10 +24,12 @@ from thaw.errors import UserError
 from thaw.export import graph
 from thaw.export.write import Photos, _cost, export
 from thaw.launch import cli
-from thaw.model import bundle
+from thaw.model import bundle, predict
 from thaw.model import onnx as onnx_model
+from thaw.model.familiar import store
 from thaw.model.prediction import UNSURE, Prediction
 from thaw.nets import pretrained
+from thaw.runs import read
 
 slow = pytest.mark.slow  # a trace and a translation to ONNX take seconds each
 CLASSES = sorted(COLOURS)
@@ -204,6 +206,38 @@ def test_no_path_of_this_machine_is_in_a_file(exported, name):
     assert b"site-packages" not in content
 
 
+@slow
+def test_what_is_unfamiliar_travels(exported, mixed, tmp_path):
+    run = shutil.copytree(exported.run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    model, split = thaw.load(run), read.split(run)
+    paths = {name: [split.root / path for path in split.paths(name)] for name in ("train", "val")}
+    train, val = (torch.from_numpy(model.embed(paths[name])) for name in ("train", "val"))
+    labels = torch.arange(len(train)) % 3
+    familiar = store.fit(train, labels, val.repeat(9, 1))
+    bundle.save(run / "model", model.backbone, model.classes, familiar, temperature=2.0)
+    found = export(run, int8=True)
+    assert found["model.onnx"]["familiarity"] < 0.1
+    files = [run, *(run / "export" / name for name in ("model.onnx", "model.int8.onnx"))]
+    first, second, third = ([*predict.load_model(f).predict(mixed)] for f in files)
+    assert [p.label for p in first] == [p.label for p in second]
+    assert {p.label == "unfamiliar" for p in first} == {True, False}
+    for one, other in zip(first, second, strict=True):
+        assert one.familiarity == pytest.approx(other.familiarity, abs=1.5 / len(familiar.scores))
+    assert all(0 < p.familiarity <= 1 for p in third)
+    import onnx
+
+    # The net in 8 bits has distances of its own.
+    scores = [
+        next(
+            onnx.numpy_helper.to_array(t)
+            for t in onnx.load(f).graph.initializer
+            if t.name.endswith("familiarity.scores")
+        )
+        for f in files[1:]
+    ]
+    assert abs(scores[0] - scores[1]).max() > 1e-6
+
+
 # --- int8 -----------------------------------------------------------------------------------------
 
 
@@ -233,19 +267,18 @@ def test_int8_that_costs_more_than_a_point_says_so(tmp_path, monkeypatch, capsys
     photos = [Path(str(i)) for i in range(50)]
 
     def answers(wrong):
-        return {photo: np.eye(2)[int(i < wrong)] for i, photo in enumerate(photos)}
+        probabilities = [dict(zip("ab", np.eye(2)[int(i < wrong)], strict=True)) for i in range(50)]
+        found = zip(photos, probabilities, strict=True)
+        return {photo: Prediction(str(photo), "", 1.0, row) for photo, row in found}
 
     class Model:
         def predict(self, photos):
-            return [
-                Prediction(str(photo), "", 1.0, dict(zip("ab", row, strict=True)))
-                for photo, row in answers(wrong).items()
-            ]
+            return [*answers(wrong).values()]
 
     monkeypatch.setattr(onnx_model, "load", lambda file: Model())
     (tmp_path / "model.int8.onnx").write_bytes(b"8")
     labelled = Photos([], photos, ["a"] * 50)
-    found = _cost(tmp_path / "model.int8.onnx", answers(0), labelled, ["a", "b"])
+    found = _cost(tmp_path / "model.int8.onnx", answers(0), labelled)
     assert found["accuracy"] == 1 - wrong / 50
     assert ("more than a point" in capsys.readouterr().out) is told
 

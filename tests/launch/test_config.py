@@ -19,8 +19,8 @@ from PIL import Image
 
 from thaw.data.folder import PhotoFolder
 from thaw.launch import names
+from thaw.nets import checkpoint
 from thaw.nets.backbone import Backbone
-from thaw.nets.weights import read_state_dict
 from thaw.training.schedule import Schedule
 
 CONF = REPO / "conf"
@@ -163,7 +163,7 @@ def test_an_arch_takes_a_file_of_weights(weights):
     path = weights("shufflenet_v2_x0_5")
     cfg = composed("arch=torchvision", "arch.name=shufflenet_v2_x0_5", f"arch.weights={path}")
     own = instantiate(cfg.arch).net.state_dict()
-    state = read_state_dict(path)
+    state = checkpoint.read(path)
     assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
 
 

@@ -245,7 +245,13 @@ def test_a_broken_photo_is_named(saved: Path, photo_paths: list[Path]):
 def test_a_row_is_flat_with_a_column_a_class(saved: Path, photo_paths: list[Path]):
     prediction = next(thaw.load(saved).predict(photo_paths))
     row = as_row(prediction)
-    assert list(row) == ["path", "label", "confidence", *(f"p:{name}" for name in CLASSES)]
+    assert list(row) == [
+        "path",
+        "label",
+        "confidence",
+        "familiarity",
+        *(f"p:{name}" for name in CLASSES),
+    ]
     assert [row[f"p:{name}"] for name in CLASSES] == list(prediction.probabilities.values())
 
 

@@ -154,7 +154,8 @@ def test_explain_draws_what_the_net_sees_and_where_the_label_comes_from(
     with Image.open(tmp_path / "e.png") as figure:
         assert figure.width > 900
         assert len(figure.convert("RGB").getcolors(1 << 24)) > 1000
-    done = predict("model.onnx", photos / "test", "--explain", tmp_path / "e.png")
+    (tmp_path / "model.onnx").touch()
+    done = predict(tmp_path / "model.onnx", photos / "test", "--explain", tmp_path / "e.png")
     assert done.code == 2
     assert "ONNX" in done.err
 
@@ -188,9 +189,17 @@ def test_a_batch_as_parquet_holds_the_same(predict, with_scores, photos, tmp_pat
         assert predict(model, photos / "test", *sets, "--output", tmp_path / name).code == 0
     rows = csv.DictReader((tmp_path / "b.csv").read_text().splitlines())
     found = parquet.read_table(tmp_path / "b.parquet").to_pylist()
-    assert [{key: str(value) for key, value in row.items()} for row in found] == list(rows)
+    as_text = [{key: "" if v is None else str(v) for key, v in row.items()} for row in found]
+    assert as_text == list(rows)
     probabilities = ["p:blue", "p:green", "p:red"]
-    assert list(found[0]) == ["path", "label", "confidence", *probabilities, "labels"]
+    assert list(found[0]) == [
+        "path",
+        "label",
+        "confidence",
+        "familiarity",
+        *probabilities,
+        "labels",
+    ]
 
 
 def test_a_batch_that_breaks_off_leaves_nothing(predict, run, photos, tmp_path, monkeypatch):

@@ -210,6 +210,7 @@ POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
 POST += b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "answer"),
     [

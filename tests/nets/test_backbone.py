@@ -237,9 +237,11 @@ def test_a_net_with_two_heads_is_refused(name: str):
         pretrained.timm(name, weights=None)
 
 
-def test_a_net_without_a_head_is_refused():
-    with WithoutMemory(), pytest.raises(UserError):
-        pretrained.timm("eva02_tiny_patch14_224", weights=None)  # features only: no classes
+def test_a_net_without_a_head_gets_one():
+    with WithoutMemory():
+        net = pretrained.timm("eva02_tiny_patch14_224", weights=None)  # features only: no classes
+        net.reset_head(3)
+    assert net.head.weight.shape == (3, 192)
 
 
 @pytest.mark.parametrize(

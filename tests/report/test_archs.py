@@ -16,6 +16,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_nets_are_listed_with_what_is_known(call_script, hub: Path, offline, broken):
     (hub / "resnet18-f37072fd.pth").touch()
     done = call_script("archs", "--json")
@@ -34,6 +35,7 @@ def test_nets_are_listed_with_what_is_known(call_script, hub: Path, offline, bro
     assert "resnet18" in found["broken"]["typo"]
 
 
+@pytest.mark.slow
 def test_the_table_of_heads_is_shown_whatever_is_broken(call_script, broken):
     done = call_script("describe", "--all")
     assert done.code == 0, done.err

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,8 +188,9 @@ def test_both_forms_of_a_split_are_read(run):
         values[name] = [
             {"path": photo.path, "label": photo.label, "group": None} for photo in old.photos[name]
         ]
-    path.write_text(json.dumps(values | {"dropped": ["a.jpg"], "relabelled": []}))
-    assert read.split(run) == old
+    values["dropped"] = [{"path": "a.jpg", "reason": "broken: cut off"}]
+    path.write_text(json.dumps(values | {"relabelled": []}))
+    assert read.split(run) == replace(old, dropped={"a.jpg": "broken: cut off"})
 
 
 def test_values_are_bounded():
@@ -202,6 +204,7 @@ def test_values_are_bounded():
         bounded(json.loads("[" * 60 + "]" * 60))
 
 
+@pytest.mark.slow
 def test_a_damaged_run_in_a_sweep_is_named_at_its_end(run, tmp_path):
     from test_old_runs import SETTINGS
 

@@ -44,6 +44,7 @@ def test_a_run_that_broke_off_ends_as_if_nothing_had_happened(here):
     assert last["val/loss"] == expected["val/loss"]
 
 
+@pytest.mark.slow
 def test_an_old_sweep_is_done_when_its_command_is_repeated(here):
     jobs = sorted((here / "outputs" / "sweep").glob("seed=*"))
     before = [weights_of(job) for job in jobs]

@@ -186,6 +186,7 @@ def test_damage_is_repaired(train, cold, tmp_path):
     assert predictions(again.run) == predictions(first.run)
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_share_it(train, cold, decoded):
     result = train("-m", *cold, "finetune.phases.head.lr=1e-2,1e-3")
     assert result.code == 0

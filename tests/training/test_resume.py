@@ -26,6 +26,11 @@ from thaw.training.module import Classifier
 THREE = (
     "p0:{train:head,epochs:1,lr:0.01},p1:{train:1,epochs:1,lr:0.01},p2:{train:all,epochs:2,lr:0.01}"
 )
+# A folder can't ask for what Thaw doesn't ship, so who resumes says it again.
+STOP = (
+    "+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss,"
+    " patience: 9}"
+)
 SCHEDULE = ["~finetune.phases.head", f"+finetune.phases={{{THREE}}}"]
 
 
@@ -51,8 +56,7 @@ def arguments(few, weights):
     brought = [
         "data.balance=sampler",
         "metrics=auroc",
-        "+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss,"
-        " patience: 9}",
+        STOP,
     ]
     return [*run, *SCHEDULE, *brought, "augment=flip", "data.batch_size=6"]  # 2 steps an epoch
 
@@ -102,7 +106,7 @@ def dead(died):
 
 
 def test_a_run_that_died_ends_the_same(train, dead, reference):
-    resumed = train(f"resume={dead}")
+    resumed = train(f"resume={dead}", STOP)
     assert resumed.code == 0, resumed.err
     assert outcome(dead) == outcome(reference)
 
@@ -113,7 +117,7 @@ def test_a_run_that_died_in_any_epoch_ends_the_same(
     train, arguments, reference, tmp_path, epoch, batch
 ):
     dead = die(tmp_path, arguments, epoch, batch)
-    resumed = train("resume=dead")
+    resumed = train("resume=dead", STOP)
     assert resumed.code == 0, resumed.err
     assert outcome(dead) == outcome(reference)
 
@@ -132,7 +136,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, dead, referenc
         torch.save({"state_dict": {}, "epoch": 3}, last)
     else:
         last.write_bytes(content)
-    resumed = train(f"resume={dead}")
+    resumed = train(f"resume={dead}", STOP)
     assert resumed.code == 0, resumed.err
     assert "last.ckpt is" in resumed.out
     assert "previous.ckpt" in resumed.out
@@ -141,7 +145,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, dead, referenc
 
 def test_resuming_a_finished_run_changes_nothing(train, reference):
     before = {path: path.stat().st_mtime_ns for path in reference.rglob("*") if path.is_file()}
-    done = train(f"resume={reference}")
+    done = train(f"resume={reference}", STOP)
     assert done.code == 0
     assert "finished" in done.out
     before.pop(reference / "train.log")  # it says so there, too
@@ -150,17 +154,17 @@ def test_resuming_a_finished_run_changes_nothing(train, reference):
 
 @pytest.mark.slow
 def test_resuming_with_other_settings_is_refused_by_name(train, dead):
-    refused = train(f"resume={dead}", "seed=1", "data.batch_size=8")
+    refused = train(f"resume={dead}", STOP, "seed=1", "data.batch_size=8")
     assert refused.code == 2
     assert "seed: 42 -> 1" in refused.err
     assert "data.batch_size: 6 -> 8" in refused.err
-    assert train(f"resume={dead}", "data.batch_size=8", "resume_with_changes=true").code == 0
+    assert train(f"resume={dead}", STOP, "data.batch_size=8", "resume_with_changes=true").code == 0
 
 
 def test_resuming_on_other_photos_is_refused(train, few, dead):
     photo = few / "train" / "red" / "0.jpg"
     aside = photo.rename(few / "0.jpg")
-    refused = train(f"resume={dead}")
+    refused = train(f"resume={dead}", STOP)
     aside.rename(photo)
     assert refused.code == 2
     assert "train" in refused.err
@@ -295,7 +299,7 @@ def test_twenty_kills_at_random_moments(complete, kill, arguments, tmp_path):
         kills.append(Kill(arguments, tmp_path / f"killed{i}", epochs, moment))
     kill(kills)
     assert [state(k.run) for k in kills].count("running") >= 15
-    complete(*([f"resume={k.run}"] for k in kills))
+    complete(*([f"resume={k.run}", STOP] for k in kills))
     assert [outcome(k.run) == outcome(whole) for k in kills] == [True] * 20
 
 
@@ -317,6 +321,6 @@ def test_kills_with_real_weights(complete, kill, few, shared, tmp_path):
         kills.append(Kill(run, killed, 2, rng.uniform(0, seconds)))  # while the whole net trains
     kill(kills)
     assert [state(k.run) for k in kills] == ["running"] * 2
-    complete(*([f"resume={k.run}"] for k in kills))
+    complete(*([f"resume={k.run}", STOP] for k in kills))
     for name in archs:
         assert outcome(tmp_path / f"{name}_killed") == outcome(tmp_path / name)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 
@@ -18,6 +19,12 @@ def main() -> None:
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="where evaluation.json and figures/ go: RUN"
+    )
+    parser.add_argument(
+        "--unfamiliar",
+        type=Path,
+        metavar="DIR",
+        help="photos of none of the classes: how many of them are noticed",
     )
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument(
@@ -46,6 +53,8 @@ def main() -> None:
     )
     cli.add_net(parser)
     arguments = parser.parse_args()
+    files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
+    files.check_outputs(("--out", arguments.out, files.FOLDER))
     targets = (arguments.target_error, arguments.target_coverage)
     if arguments.data is not None and targets != (None, None):
         parser.error(

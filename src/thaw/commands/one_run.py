@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -18,13 +17,17 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from thaw.checks import quick
-from thaw.data.augment import Augment
+from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
 from thaw.evaluation import scores
+from thaw.evaluation.unfamiliar import on_known
 from thaw.launch import cli, memory
+from thaw.launch.build import make
 from thaw.model import bundle
+from thaw.model.familiar import store
+from thaw.model.familiar.store import Familiar
 from thaw.nets.backbone import Backbone
 from thaw.nets.fit import seen
 from thaw.report import loggers, terminal
@@ -35,7 +38,7 @@ from thaw.training import lr_find, plugins
 from thaw.training.checkpoints import Checkpoints, resume_point
 from thaw.training.features import Extractor
 from thaw.training.forgetting import Forgetting
-from thaw.training.frozen import FrozenWork
+from thaw.training.frozen_work import FrozenWork
 from thaw.training.history import History
 from thaw.training.module import Classifier, MakeOptimizer, check_optimizer
 from thaw.training.schedule import Schedule
@@ -84,11 +87,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Tested:
-    """Logits `[N, classes]` and labels `[N]` of val and test, and what training made forget."""
+    """Logits `[N, classes]`, features `[N, D]` and labels `[N]` of val and test; what training made
+    forget; and what is familiar.
+    """
 
     val: dict[str, Tensor]
     test: dict[str, Tensor]
     forgotten: dict[str, float]
+    familiar: Familiar
 
 
 def one_run(
@@ -127,21 +133,20 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     """
 
     def seed() -> int:
-        cli.check_seed(cfg.seed)
         torch.manual_seed(cfg.seed)  # before the net is built: it may begin with random weights
         return cfg.seed
 
     makers: dict[str, Callable[[], Any]] = {
         "seed": seed,
         "cache": lambda: FeatureCache(**cfg.cache),
-        "schedule": lambda: _of(Schedule, "finetune", instantiate(cfg.finetune)),
-        "optimizer": lambda: check_optimizer(instantiate(cfg.optimizer)),
-        "augment": lambda: instantiate(cfg.augment),
+        "schedule": lambda: _of(Schedule, "finetune", make(cfg.finetune, "finetune")),
+        "optimizer": lambda: check_optimizer(make(cfg.optimizer, "optimizer")),
+        "augment": lambda: check_augment(make(cfg.augment, "augment")),
         "backbone": lambda: _of(
             Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data))
         ),
         "data": lambda: (
-            _of(PhotoFolder, "data", instantiate(cfg.data, seed=cfg.seed)).of(folder).checked()
+            _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).of(folder).checked()
         ),
         "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
         "loss": lambda: plugins.made("loss", cfg.loss),
@@ -229,10 +234,20 @@ def test(training: Training, forgotten: dict[str, float]) -> Tested:
     module, data = training.module, training.data
     with training.clock("test"):
         training.saved.load_best(module)
+        module.compile_net = False  # compiled code doesn't tell what the head reads
+        module.phase_changed()
         # Val again, of the best epoch: what calibrates the model must not be test.
         loaders = [data.val_dataloader(), data.test_dataloader()]
         training.trainer.test(module, loaders, verbose=False)
-    return Tested(module.results(0), module.results(1), forgotten)
+    val, tested = module.results(0), module.results(1)
+    with training.clock("familiar"):
+        # The train photos as the net sees them now, which is no longer what it saw in training.
+        training.trainer.test(module, [data.seen_again()], verbose=False)
+        train = module.results(0)
+        photos = [data.splits["train"][i].path for i in train["index"].tolist()]
+        read = (train["features"], train["label"], val["features"])
+        familiar = store.fit(*read, photos, str(data.root))
+    return Tested(val, tested, forgotten, familiar)
 
 
 def leave(
@@ -244,20 +259,23 @@ def leave(
     samples = [data.splits["test"][i] for i in test["index"].tolist()]
     photos, groups = [s.path for s in samples], [s.group for s in samples]
     judged = (tested.val, test, data.classes, photos, data.root)
+    unfamiliar = on_known(tested.familiar, test["features"])
     prior = None if data.balance == "none" else data.class_shares()
-    found = scores.report(*judged, run.path, groups, figures, prior)
+    found = scores.report(*judged, run.path, groups, figures, prior, unfamiliar)
     test |= found.test  # what the model that leaves will say
     further = plugins.measure(parts.metrics, test["logits"], test["label"], prior)
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | data.counts() | found.metrics
     metrics |= {f"test/{name}": value for name, value in further.items()}
+    metrics["test/unfamiliar"] = unfamiliar.get("share")
     facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
     facts |= found.bundle
-    metrics["model/bytes"] = bundle.save(run.path / "model", backbone, data.classes, **facts)
+    bundled = (run.path / "model", backbone, data.classes, tested.familiar)
+    metrics["model/bytes"] = bundle.save(*bundled, **facts)
     settings = {group: choices[group] for group in LISTED}
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
     settings |= {"lr": parts.schedule.phases[0].lr}
     final = report.final(metrics, [f"test/{name}" for name in further])
     loggers.log_result(training.trainer, settings, final)
-    run.finish(metrics, report.predictions(test, data))
+    run.finish(metrics, report.predictions(test, data, tested.familiar))
     terminal.show_result(metrics, found.struggles, run)

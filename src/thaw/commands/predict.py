@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 
@@ -29,8 +30,21 @@ def main() -> None:
     )
     for kind in ("csv", "json"):
         parser.add_argument(
-            f"--{kind}", nargs="?", const="-", metavar="FILE", help=f"{kind} to FILE or the screen"
+            f"--{kind}",
+            nargs="?",
+            const="-",
+            metavar="FILE",
+            help=f"as {kind.upper()}, to FILE or the screen",
         )
+    parser.add_argument(
+        "--similar", type=int, default=0, metavar="K", help="tell the K train photos most like each"
+    )
+    parser.add_argument(
+        "--unfamiliar-level",
+        type=float,
+        metavar="L",
+        help="call at most this share of photos like val's 'unfamiliar': 0.05; 0: none",
+    )
     parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the photos with labels")
     parser.add_argument(
         "--explain", type=Path, metavar="PNG", help="draw where in each photo its label comes from"
@@ -51,15 +65,31 @@ def main() -> None:
             setattr(arguments, kind, "-")
     if not arguments.photos:
         parser.error("expected a photo or a folder of photos")
-    others = (arguments.csv, arguments.json, arguments.figure, arguments.explain, arguments.top_k)
+    alone = ("csv", "json", "figure", "explain", "top_k", "similar")
+    others = [getattr(arguments, name) for name in alone]
     if arguments.output is not None and any(others):
-        parser.error("--output stands alone, or with --threshold and --coverage")
+        parser.error(
+            "--output stands alone, or with --threshold, --unfamiliar-level and --coverage"
+        )
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         parser.error(f"expected --threshold to be from 0 to 1, got {arguments.threshold}")
     if arguments.top_k is not None and arguments.top_k < 1:
         parser.error(f"expected --top-k to be a whole number from 1, got {arguments.top_k}")
+    if arguments.similar < 0:
+        parser.error(f"expected --similar to be a whole number from 0, got {arguments.similar}")
+    level = arguments.unfamiliar_level
+    if level is not None and not 0 <= level < 1:
+        parser.error(f"expected --unfamiliar-level to be from 0 to below 1, got {level}")
     if arguments.coverage is not None and not 0 < arguments.coverage < 1:
         parser.error(f"expected --coverage to be between 0 and 1, got {arguments.coverage}")
+    files.check_inputs(("RUN", arguments.run), *(("PHOTO", path) for path in arguments.photos))
+    files.check_outputs(
+        ("--csv", arguments.csv, (".csv",)),
+        ("--json", arguments.json, (".json",)),
+        ("--figure", arguments.figure, (".png",)),
+        ("--explain", arguments.explain, (".png",)),
+        ("--output", arguments.output, (".csv", ".parquet")),
+    )
 
     from thaw.model.predict import predict  # torch is imported from here on, not for --help
 

@@ -29,7 +29,10 @@ class Configuration:
 
     def sd(self, key: str) -> float | None:
         """Standard deviation of a metric over the seeds; None for one seed."""
-        return statistics.stdev(self._values(key)) if len(self.runs) > 1 else None
+        values = self._values(key)
+        if any(map(math.isnan, values)):
+            return math.nan
+        return statistics.stdev(values) if len(values) > 1 else None
 
     def _values(self, key: str) -> list[float]:
         return [float(run.metrics.get(key, math.nan)) for run in self.runs]

@@ -1,12 +1,13 @@
 """The leaderboard as a table: for the terminal, as Markdown, and as rows of CSV files."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import get_console
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -83,16 +84,11 @@ def markdown(board: "Leaderboard") -> str:
 
 
 def show(board: "Leaderboard", out: Path) -> None:
-    """Print the table, in two halves where the terminal is narrow, then the verdict."""
+    """Print the table, in parts where the terminal is narrow, then the verdict."""
     console = get_console()
-    whole = _table(board, COLUMNS)
-    if console.measure(whole, options=console.options.update(width=999)).maximum <= console.width:
-        console.print(whole, "")
-    else:
-        rest = [name for name in COLUMNS if name not in FIRST_HALF]
-        for names in (FIRST_HALF, ("#", *rest)):
-            console.print(_table(board, names, gap=1))
-            console.print()
+    for names in _parts(board, console):
+        console.print(_table(board, names))
+        console.print()
     lines = [Text(printable(sentence)) for sentence in board.sentences]
     lines[0].stylize("bold")
     lines += [Text(board.caveat, "dim")] if board.pairs else []
@@ -107,6 +103,26 @@ def show(board: "Leaderboard", out: Path) -> None:
         console.print(Text(printable(f"{name:<14} {out / file}")), soft_wrap=True)
 
 
+def _parts(board: "Leaderboard", console: Console) -> list[list[str]]:
+    """Columns that stand beside one another: all, or as many as the terminal holds at a time."""
+    wide = console.options.update(width=999)
+
+    def fits(names: Sequence[str]) -> bool:
+        return console.measure(_table(board, names), options=wide).maximum <= console.width
+
+    if fits([*COLUMNS]):
+        return [[*COLUMNS]]
+    parts = [[*FIRST]]
+    for name in COLUMNS:
+        if name in FIRST:
+            continue
+        if parts[1:] and fits([*parts[-1], name]):
+            parts[-1].append(name)
+        else:
+            parts.append(["#", name])
+    return parts
+
+
 def _asides(board: "Leaderboard") -> list[str]:
     alike: dict[tuple[str, str], list[Path]] = {}  # a net that can't load fails with every seed
     for run in board.unfinished:
@@ -117,9 +133,8 @@ def _asides(board: "Leaderboard") -> list[str]:
     ]
 
 
-def _table(board: "Leaderboard", names: Iterable[str], gap: int = 2) -> Table:
-    names = list(names)
-    table = Table(header_style="bold", box=None, padding=(0, gap, 0, 0), pad_edge=False)
+def _table(board: "Leaderboard", names: Sequence[str]) -> Table:
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in names:
         left = name == "configuration"
         table.add_column(
@@ -203,4 +218,5 @@ COLUMNS: dict[str, Callable[["Configuration"], str]] = {
     "MB": _plain("model/bytes", ".1f", 1e-6),
     "ms": _plain("model/latency_ms", ".1f"),
 }
-FIRST_HALF = ("#", "configuration", "val loss", "val %", "test %", "95%")
+# Where the terminal is narrow; the name of a configuration is broken to fit.
+FIRST = ("#", "configuration", "val loss", "val %", "test %", "95%")

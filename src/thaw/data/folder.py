@@ -5,7 +5,6 @@ workers nor an interruption changes it.
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections import Counter
@@ -29,6 +28,7 @@ from thaw.data.listing.tree import CLASSES
 from thaw.data.photos import BrokenPhoto, misnamed, white_of
 from thaw.data.splits import Sample
 from thaw.errors import UserError
+from thaw.runs import read
 
 log = logging.getLogger(__name__)
 BALANCES = ("none", "sampler", "loss")
@@ -188,10 +188,8 @@ class PhotoFolder(LightningDataModule):
             listing = table.read(self.file, self.given_root, self.names, self.group)
         else:
             listing = layout.read(self.root, self.names, self.how)
-        split = self.run and self.run / "split.json"
-        before = None
-        if split and split.is_file():
-            before = json.loads(split.read_text(encoding="utf-8"))
+        goes_on = self.run is not None and (self.run / "split.json").exists()
+        before = read.split(self.run).dropped if self.run and goes_on else None
         settled = settle(listing, self.wishes, self.known, before, self.run)
         for note in settled.notes:
             log.info(note)
@@ -308,6 +306,11 @@ class PhotoFolder(LightningDataModule):
         drop = len(shuffle) > self.batch_size and len(shuffle) % self.batch_size == 1
         return self._loader("train", sampler=shuffle, drop_last=drop)
 
+    def seen_again(self) -> Batches:
+        """The train photos as batches of the val loader's kind: in order, never augmented."""
+        sampler = InOrder(len(self.splits["train"]), *self._ranks())
+        return self._loader("train", augmented=False, sampler=sampler)
+
     def val_dataloader(self) -> Batches:
         """Batches as the train loader's, in order, never augmented."""
         return self._loader("val", sampler=InOrder(len(self.splits["val"]), *self._ranks()))
@@ -320,9 +323,9 @@ class PhotoFolder(LightningDataModule):
         """This process's rank among how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, split: str, **kwargs: Any) -> Batches:
+    def _loader(self, split: str, augmented: bool = True, **kwargs: Any) -> Batches:
         assert self.transforms is not None, "a backbone's transforms come first"
-        augment = self.augment if split == "train" else None
+        augment = self.augment if split == "train" and augmented else None
         dataset = PhotoDataset(
             self.root, self.splits[split], self.transforms, augment, self.seed, self.white
         )

@@ -16,7 +16,10 @@ SMALL, LARGE = 16, 20  # pixels: letters of the words, of the title
 
 
 def draw(
-    tiles: Sequence[tuple[Image.Image | Path | str, str, str]], title: str = "", side: int = 280
+    tiles: Sequence[tuple[Image.Image | Path | str, str, str]],
+    title: str = "",
+    side: int = 280,
+    columns: int | None = None,
 ) -> Image.Image:
     """Draw photos, each a tuple of photo or path, words, colour of the words.
 
@@ -25,11 +28,12 @@ def draw(
 
     Args:
         side: pixels of a photo's longer side.
+        columns: photos in a row; about as many as make the whole a third wider than high if None.
 
     Raises:
         UserError: a photo can't be decoded.
     """
-    columns = min(math.ceil(math.sqrt(4 / 3 * len(tiles))), len(tiles))
+    columns = columns or min(math.ceil(math.sqrt(4 / 3 * len(tiles))), len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     used = columns * (side + GAP) - GAP
     width = max(used + 2 * GAP, 480)

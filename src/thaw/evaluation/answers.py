@@ -1,6 +1,6 @@
 """What a model says of labelled photos, as tensors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class Answers:
             equally likely; probabilities are those for photos in their real mix (Saerens et al.
             2002, equation 4), so the label needn't be the most probable class.
         groups: what each photo belongs with; photos without are groups of one.
+        features: `[N, D]`, what the head read, where that was kept.
 
     Raises:
         UserError: there are no photos, or logits that are no numbers.
@@ -39,6 +40,7 @@ class Answers:
     temperature: float = 1.0
     prior: list[float] | None = None
     groups: list[str | None] | None = None
+    features: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def __post_init__(self) -> None:
         broken = int((~self.logits.isfinite().all(dim=1)).sum())

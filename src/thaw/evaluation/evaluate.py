@@ -16,6 +16,7 @@ from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import printable, say
 from thaw.evaluation import figures as evaluate_figures
+from thaw.evaluation import unfamiliar as worth
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.scores import SETS, facts
 from thaw.files import write_json
@@ -43,6 +44,7 @@ def evaluate(
     target_error: float | None = None,
     target_coverage: float | None = None,
     certainty: float = unsure.CERTAINTY,
+    unfamiliar: Path | None = None,
 ) -> dict[str, Any]:
     """Print, write and draw how good a model is; a target also chooses its threshold, on val.
 
@@ -55,6 +57,7 @@ def evaluate(
         target_error: promise that at most this share of the answers is wrong. The threshold is
             stored in the bundle; `target_coverage` likewise, the share that is answered.
         certainty: the probability that the promise holds.
+        unfamiliar: a folder of photos that are of none of the classes, to see how many are noticed.
 
     Raises:
         UserError: no bundle, no photos, or a promise that val can't make; nothing is stored then.
@@ -67,7 +70,13 @@ def evaluate(
         if data is not None and not (run / "split.json").is_file():
             raise UserError(f"{run} is no run folder, so --out has to say where the figures go.")
         out = run / "evaluations" / data.resolve().name if data else run
+    if unfamiliar is not None and model.familiar is None:
+        raise UserError(
+            f"The model in {run} keeps none of its train photos, so it can't tell what is"
+            " unfamiliar; a run of this Thaw keeps some."
+        )
     chosen: dict[str, Any] = {}
+    val: Answers | None = None
     if target_error is not None or target_coverage is not None:
         assert split is not None, "thresholds come from val alone"
         val = answer(model, _own_photos(split, "val", model.classes), "val")
@@ -85,10 +94,15 @@ def evaluate(
     found = facts(answers, threshold, model.conformal)
     if found["unsure"]:
         found["unsure"]["promise"] = promise
+    drawings: dict[str, Any] = {}
+    if model.familiar is not None:
+        if split is not None and val is None and len(model.classes) > 2:
+            val = answer(model, _own_photos(split, "val", model.classes), "val")
+        found["unfamiliar"], drawings = _unfamiliar(model, val, answers, unfamiliar)
     if chosen:
         bundle.change(run, **chosen)
     write_json(out / "evaluation.json", found)
-    figures = evaluate_figures.draw(answers, found, out / "figures")
+    figures = evaluate_figures.draw(answers, found, out / "figures", drawings)
     show(found)
     say("", f"written: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
     return found
@@ -113,15 +127,33 @@ def _choose(
     }
 
 
+def _unfamiliar(
+    model: bundle.Model, val: Answers | None, answers: Answers, folder: Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What calling photos unfamiliar is worth, and figures by name."""
+    familiar = model.familiar
+    assert familiar is not None
+    level = model.info["unfamiliar"]["level"]
+    found = worth.on_known(familiar, answers.features, level)
+    found["left_out"] = worth.left_out(familiar, val, answers, level) if val else {}
+    found["far"], drawings = None, {}
+    if folder is not None:
+        known = familiar.distance(answers.features)
+        found["far"], distances = worth.far(model, folder, answers.features)
+        drawn = (known, distances, familiar.scores, level, "/".join(folder.parts[-2:]))
+        drawings["unfamiliar"] = worth.figure(*drawn)
+    return found, drawings
+
+
 def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     """Let the model label photos; those that can't be decoded are named and left out."""
     root, photos, labels, groups = labelled
     paths = {root / photo: i for i, photo in enumerate(photos)}
     broken: list[BrokenPhoto] = []
-    logits, seen = [], []
-    batches = model.logits_of(paths, on_broken=broken.append)
+    logits, features, seen = [], [], []
+    batches = model.outputs_of(paths, on_broken=broken.append)
     console = get_console()
-    for batch, answered in track(
+    for batch, answered, read_by_head in track(
         batches,
         what,
         total=-(-len(paths) // 32),
@@ -130,6 +162,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         disable=not console.is_terminal,
     ):
         logits.append(answered)
+        features.append(read_by_head)
         seen += [paths[Path(path)] for path in batch]
     for error in broken:
         say(f"left out: {error}")
@@ -144,6 +177,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         model.temperature,
         model.prior,
         groups and [groups[i] for i in seen],
+        torch.cat(features),
     )
 
 
@@ -230,6 +264,8 @@ def show(found: dict[str, Any]) -> None:
         )
     if found["unsure"]:
         rows |= _unsure_rows(found["unsure"])
+    if found["unfamiliar"]:
+        rows |= _unfamiliar_rows(found["unfamiliar"])
     for name, text in rows.items():
         say(f"{name:<14} {text}")
     print()
@@ -260,6 +296,28 @@ def _unsure_rows(outcome: dict[str, Any]) -> dict[str, str]:
         rows["promised"] = (
             f"{least} {100 * share:.3g}% {what}, with {100 * promise['certainty']:.3g}%"
             f" certainty, from {promise['val/images']} val photos"
+        )
+    return rows
+
+
+def _unfamiliar_rows(told: dict[str, Any]) -> dict[str, str]:
+    if told["refused"]:
+        return {"unfamiliar": f"nothing is called that: {told['refused']}"}
+    photos = f"{told['unfamiliar']} of {told['photos']} photos"
+    rows = {
+        "unfamiliar": f"{told['share']:.1%}  ({_interval(told, 'share')}, {photos}), promised at"
+        f" most {100 * told['level']:.3g}% of photos like val's on average;"
+        f" {told['val/images']} val photos leave room up to {told['room']:.1%}"
+    }
+    if told.get("far"):
+        far = told["far"]
+        noticed = f"{far['noticed']:.1%} of {far['photos']} photos are noticed"
+        rows["far photos"] = f"{noticed} ({_interval(far, 'noticed')}), AUROC {far['auroc']:.3f}"
+    for name, row in told.get("left_out", {}).items():
+        rows[f"without {name}"] = (
+            f"{row['noticed']:.0%} of its {row['photos']} photos are noticed, AUROC"
+            f" {row['auroc']:.2f} (by confidence {row['noticed_by_confidence']:.0%},"
+            f" {row['auroc_of_confidence']:.2f})"
         )
     return rows
 

@@ -2,7 +2,8 @@
 
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,20 @@ if TYPE_CHECKING:
 BLUE, RED, GREY = "#1f5a8a", "#c8553d", "0.55"
 
 
-def draw(answers: "Answers", facts: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the figures of `evaluate.facts` into a folder, and return their paths."""
+def draw(
+    answers: "Answers",
+    facts: dict[str, Any],
+    folder: Path,
+    more: "Mapping[str, Figure] | None" = None,
+) -> list[Path]:
+    """Write the figures of `evaluate.facts` into a folder, and others; return their paths."""
     from matplotlib import rc_context
 
     paths = []
     # Classes may be called anything: `$a$` is no formula, and what the font lacks is a box.
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")
-        for name, figure in _figures(answers, facts):
+        for name, figure in chain(_figures(answers, facts), (more or {}).items()):
             path = folder / f"{name}.png"
             if figure is None:
                 path.unlink(missing_ok=True)  # of an earlier evaluation, which had mistakes

@@ -78,6 +78,7 @@ def report(
     groups: list[str | None] | None = None,
     figures: bool = True,
     prior: list[float] | None = None,
+    unfamiliar: dict[str, Any] | None = None,
 ) -> Report:
     """Calibrate on val, evaluate on test; writes `evaluation.json` and `figures/` into `run`.
 
@@ -86,6 +87,7 @@ def report(
         photos: the test photos' paths below `root`.
         groups: what each test photo belongs with.
         prior: see `Answers`.
+        unfamiliar: what is told of test photos that are called that.
         figures: False leaves them to `thaw evaluate`: they take a second or two.
 
     Raises:
@@ -101,6 +103,7 @@ def report(
     )
     conformal = unsure.conformal_scores(seen.of_label.tolist())
     found = facts(answers, conformal=conformal)
+    found["unfamiliar"] = unfamiliar
     write_json(run / "evaluation.json", found)
     if figures:
         evaluate_figures.draw(answers, found, run / "figures")
@@ -158,6 +161,7 @@ def facts(
         "reliability_uncalibrated": _reliability(replace(answers, temperature=1.0)),
         "unsure": None if threshold is None else unsure.outcome(confidence, correct, threshold),
         "sets": None if conformal is None else _sets(answers, conformal),
+        "unfamiliar": None,  # for those who have what the head read
         "worst": _rows(answers, answers.worst(LISTED)),
         "least_sure": _rows(answers, answers.least_sure(LISTED)),
     }

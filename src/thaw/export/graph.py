@@ -1,4 +1,4 @@
-"""A trained model as one graph: photos in, probabilities out."""
+"""A trained model as one graph: photos in, probabilities and familiarity out."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
+from torch.nn import functional as F
 
 from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.errors import UserError
 from thaw.model.bundle import Model
+from thaw.model.familiar import store
+from thaw.model.familiar.store import Familiar
+from thaw.model.onnx import FAMILIARITY
 from thaw.nets.fit import Padded
 
 SHAPES = ({0: Dim("batch"), 1: Dim("height"), 2: Dim("width")},)
@@ -20,7 +24,8 @@ SHAPES = ({0: Dim("batch"), 1: Dim("height"), 2: Dim("width")},)
 class PhotosToProbabilities(nn.Module):
     """uint8 RGB photos `[B, H, W, 3]` of any size → probabilities `[B, classes]`.
 
-    Resize, crop, normalisation, net, temperature and softmax, as `Model.probabilities` does them.
+    Resize, crop, normalisation, net, temperature and softmax, as `Model.predict` does them; and
+    familiarity `[B]`, where the model can tell it.
 
     Raises:
         UserError: the net's photos are resized in a way that `ResizeAndCrop` doesn't know.
@@ -37,12 +42,35 @@ class PhotosToProbabilities(nn.Module):
         self.shift = nn.Buffer(torch.as_tensor(model.shift))
         self.mean = nn.Buffer(torch.tensor(transforms.mean).view(3, 1, 1))
         self.std = nn.Buffer(torch.tensor(transforms.std).view(3, 1, 1))
+        self.reading = model.backbone.reading
+        self.familiarity: Familiarity | None = None
+        if model.familiar is not None and model.level is not None:
+            self.familiarity = Familiarity(model.familiar)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Photos `[B, H, W, 3]` → probabilities `[B, classes]`."""
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Photos `[B, H, W, 3]` → probabilities `[B, classes]`, familiarity `[B]`."""
         values = self.pixels(images).permute(0, 3, 1, 2).float() / 255
-        logits = self.net((values - self.mean) / self.std)
-        return (logits / self.temperature + self.shift).softmax(dim=1)
+        with self.reading() as read:
+            logits = self.net((values - self.mean) / self.std)
+        probabilities = (logits / self.temperature + self.shift).softmax(dim=1)
+        if self.familiarity is None:
+            return probabilities
+        return probabilities, self.familiarity(read[-1])
+
+
+class Familiarity(nn.Module):
+    """Features `[B, D]` → conformal p-values `[B]`, as `Familiar` has them."""
+
+    def __init__(self, familiar: Familiar) -> None:
+        super().__init__()
+        self.rows = nn.Buffer(familiar.rows)
+        self.sizes = nn.Buffer(familiar.rows.float().norm(dim=1).clamp(min=1e-12))
+        self.scale, self.scores = nn.Buffer(familiar.scale), nn.Buffer(familiar.scores)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `[B, D]` → `[B]`."""
+        likeness = F.normalize(features / self.scale, dim=1) @ self.rows.float().T / self.sizes
+        return store.p_values(store.distance(likeness), self.scores)
 
 
 def trace(model: Model) -> ExportedProgram:
@@ -76,7 +104,7 @@ def write_onnx(
         program = torch.onnx.export(
             graph,
             input_names=["images"],
-            output_names=["probabilities"],
+            output_names=["probabilities", FAMILIARITY][: len(graph.graph_signature.user_outputs)],
             dynamic_shapes=SHAPES,
             verbose=False,
         )

@@ -12,6 +12,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from thaw.data.photos import load_photo
 from thaw.data.pixels.deep import White
+from thaw.model.familiar.store import CLOSE
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # that have weights
 MOST = 500  # photos to calibrate on: more hardly move the ranges
@@ -64,3 +65,27 @@ def quantize(
     small = onnx.load(target)
     onnx.helper.set_model_props(small, facts)  # without what onnxruntime noted there
     onnx.save(small, target)
+
+
+def calibrate(file: Path, photos: Sequence[Path], white: White) -> None:
+    """Put in place of the bundle's distances of val those that the quantized net has.
+
+    Rounding moves features, so that by the float net's distances more photos would be unfamiliar
+    than is promised.
+    """
+    model = onnx.load(file)
+    scores = next(t for t in model.graph.initializer if t.name.endswith("familiarity.scores"))
+    compare = next(n for n in model.graph.node if n.op_type != "Cast" and scores.name in n.input)
+    distance = next(name for name in compare.input if name != scores.name)  # [B, 1]
+    open_model = onnx.ModelProto()
+    open_model.CopyFrom(model)
+    kind = onnx.helper.make_tensor_value_info(distance, onnx.TensorProto.FLOAT, None)
+    open_model.graph.output.append(kind)
+    session = onnxruntime.InferenceSession(
+        open_model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    images = (np.asarray(load_photo(photo, white))[None] for photo in photos)
+    found = [np.asarray(session.run([distance], {"images": i})[0]).item() for i in images]
+    fresh = np.sort(np.array(found, np.float32)) + np.float32(CLOSE)
+    scores.CopyFrom(onnx.numpy_helper.from_array(fresh, scores.name))
+    onnx.save(model, file)

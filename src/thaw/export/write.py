@@ -15,17 +15,16 @@ import torch
 import thaw
 from thaw.data.find import find_photos
 from thaw.data.photos import load_photo
-from thaw.data.pixels.deep import White
 from thaw.errors import UserError
 from thaw.escape import say
 from thaw.export import graph
 from thaw.model import bundle, onnx
-from thaw.model.prediction import Prediction
+from thaw.model.prediction import UNFAMILIAR, Prediction, aside, decide
 from thaw.runs import read
 
 LARGEST = 1e-3  # difference in probability; that of rounding is about 1e-6
 DEAR = 0.01  # accuracy that 8 bits may cost without a word about it
-Rows = dict[Path, np.ndarray]  # photo → probabilities
+Rows = dict[Path, Prediction]
 
 
 def export(
@@ -41,8 +40,9 @@ def export(
             accuracy it costs.
 
     Returns:
-        For each file `photos`, `alike` (how many of them get the bundle's label) and `difference`
-        (the largest between probabilities); for int8 also `accuracy` and `accuracy_before`.
+        For each file `photos`, `alike` (how many of them get the bundle's most probable label, and
+        are unfamiliar to both or to neither), `difference` and `familiarity` (the largest between
+        probabilities, and between p-values); for int8 also `accuracy` and `accuracy_before`.
 
     Raises:
         UserError: packages or photos are missing, the net can't be exported, or answers differ;
@@ -68,16 +68,18 @@ def export(
         traced = graph.trace(model)
         file = folder / "model.pt2"
         torch.export.save(traced, file, extra_files=facts)
-        found[file.name] = _same(file, expected, _rows_of_pt2(file, expected, model.white))
+        found[file.name] = _same(file, expected, _rows_of_pt2(file, expected, model), model)
         file = folder / "model.onnx"
         nodes = graph.write_onnx(traced, file, facts, name)
-        found[file.name] = _same(file, expected, _rows(onnx.load(file).predict(expected)))
+        found[file.name] = _same(file, expected, _rows(onnx.load(file).predict(expected)), model)
         if int8:
-            from thaw.export.int8 import quantize
+            from thaw.export.int8 import calibrate, quantize
 
             small = folder / "model.int8.onnx"
             quantize(file, small, nodes, photos.val, model.white)
-            found[small.name] = _cost(small, expected, photos, model)
+            if model.level is not None:
+                calibrate(small, photos.val, model.white)
+            found[small.name] = _cost(small, expected, photos)
     say(f"written          {out}")
     return found
 
@@ -121,30 +123,52 @@ def _find(run: Path, data: Path | None, int8: bool) -> Photos:
 
 
 def _rows(predictions: Iterable[Prediction]) -> Rows:
-    return {Path(p.path): np.array([*p.probabilities.values()]) for p in predictions}
+    return {Path(prediction.path): prediction for prediction in predictions}
 
 
 @torch.inference_mode()
-def _rows_of_pt2(file: Path, photos: Iterable[Path], white: White) -> Rows:
-    run = torch.export.load(file).module()
-    images = ((photo, np.array(load_photo(photo, white))) for photo in photos)
-    return {photo: run(torch.from_numpy(image)[None])[0].numpy() for photo, image in images}
+def _rows_of_pt2(file: Path, photos: Iterable[Path], model: bundle.Model) -> Rows:
+    run, rows = torch.export.load(file).module(), {}
+    for photo in photos:
+        image = torch.from_numpy(np.array(load_photo(photo, model.white)))[None]
+        out = run(image)
+        probabilities, *more = out if isinstance(out, tuple) else (out,)
+        familiarity = float(more[0][0]) if more and model.level is not None else None
+        said = (probabilities[0].tolist(), model.threshold, model.prior, familiarity, model.level)
+        rows[photo] = decide(photo, model.classes, *said)
+    return rows
 
 
 def _compare(expected: Rows, rows: Rows) -> dict[str, float]:
-    alike = [expected[photo].argmax() == rows[photo].argmax() for photo in expected]
-    difference = max(abs(expected[photo] - rows[photo]).max() for photo in expected)
-    return {"photos": len(alike), "alike": int(sum(alike)), "difference": float(difference)}
+    alike = [_said(expected[photo]) == _said(rows[photo]) for photo in expected]
+    pairs = [(expected[photo], rows[photo]) for photo in expected]
+    difference = max(
+        abs(was.probabilities[name] - now.probabilities[name])
+        for was, now in pairs
+        for name in was.probabilities
+    )
+    moved = max(abs((was.familiarity or 0) - (now.familiarity or 0)) for was, now in pairs)
+    found = {"photos": len(alike), "alike": sum(alike), "difference": difference}
+    return found | {"familiarity": moved}
 
 
-def _same(file: Path, expected: Rows, rows: Rows) -> dict[str, float]:
-    """How near a file's answers are; UserError if they aren't the bundle's."""
+def _said(prediction: Prediction) -> tuple[str, bool]:
+    return prediction.top, prediction.label == aside(UNFAMILIAR, prediction.probabilities)
+
+
+def _same(file: Path, expected: Rows, rows: Rows, model: bundle.Model) -> dict[str, float]:
+    """How near a file's answers are; UserError if they aren't the bundle's.
+
+    Familiarity may be a step apart: rounding can carry a photo past one of val's.
+    """
+    step = 1.5 / (len(model.familiar.scores) + 1) if model.familiar else 0.0
     found = _compare(expected, rows)
     photos, alike, difference = found["photos"], found["alike"], found["difference"]
-    if alike < photos or not difference <= LARGEST:
+    if alike < photos or not difference <= LARGEST or found["familiarity"] > step:
         raise UserError(
             f"{file.name} isn't written: it labels {alike} of {photos} photos as the bundle does,"
-            f" and probabilities differ by up to {difference:.2g}, where {LARGEST:g} is allowed."
+            f" and probabilities differ by up to {difference:.2g}, where {LARGEST:g} is allowed,"
+            f" and familiarity by up to {found['familiarity']:.2g}."
         )
     print(
         f"{file.name:<15} {_megabytes(file)}  labels {alike} of {photos} photos as the bundle,"
@@ -153,15 +177,13 @@ def _same(file: Path, expected: Rows, rows: Rows) -> dict[str, float]:
     return found
 
 
-def _cost(file: Path, expected: Rows, photos: Photos, model: bundle.Model) -> dict[str, float]:
+def _cost(file: Path, expected: Rows, photos: Photos) -> dict[str, float]:
     """What 8 bits cost in accuracy on test."""
     rows = _rows(onnx.load(file).predict(expected))
     labels = dict(zip(photos.test, photos.labels, strict=True))
-    prior = np.array(model.prior or 1.0)  # the label is as `decide` says it
 
     def accuracy(rows: Rows) -> float:
-        said = {photo: model.classes[(row / prior).argmax()] for photo, row in rows.items()}
-        right = [label == labels[photo] for photo, label in said.items()]
+        right = [prediction.top == labels[photo] for photo, prediction in rows.items()]
         return sum(right) / len(right)
 
     found = _compare(expected, rows)

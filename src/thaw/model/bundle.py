@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -19,11 +20,14 @@ from thaw import escape
 from thaw.data.dataset import seen
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.files import write_json
+from thaw.files import beside, write_json
 from thaw.model import description
 from thaw.model.description import FORMAT
+from thaw.model.familiar import store
+from thaw.model.familiar.level import level_of, own_level
+from thaw.model.familiar.store import Familiar
 from thaw.model.given import Photo, each, upright
-from thaw.model.prediction import Prediction, check_threshold, decide
+from thaw.model.prediction import Prediction, Similar, check_threshold, decide
 from thaw.nets.backbone import Backbone
 from thaw.nets.fit import Padded
 from thaw.nets.pretrained import build
@@ -40,9 +44,12 @@ class Model:
     Args:
         backbone: with the trained weights.
         info: the contents of `model.json`.
+        familiar: what it keeps of its train photos.
     """
 
-    def __init__(self, backbone: Backbone, info: dict[str, Any]) -> None:
+    def __init__(
+        self, backbone: Backbone, info: dict[str, Any], familiar: Familiar | None = None
+    ) -> None:
         self.backbone = backbone.eval().requires_grad_(False)
         self.info = info
         self.classes: list[str] = info["classes"]
@@ -52,27 +59,38 @@ class Model:
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
         self.prior: list[float] | None = info.get("prior")  # what `data.balance` hid, see `decide`
         self.shift = torch.tensor(self.prior).log() if self.prior else 0.0
+        self.familiar = familiar
+        self.level = own_level(info) if familiar else None
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
+
+    def __repr__(self) -> str:
+        return f"Model({self.backbone.origin['name']!r}, {len(self.classes)} classes)"
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
-        return self._logits([seen(self.transforms, image) for image in images])
+        return self._outputs([seen(self.transforms, image) for image in images])[0]
 
     @torch.inference_mode()
-    def _logits(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-        return self.backbone(torch.stack(inputs))
+    def _outputs(self, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.backbone.reading() as read:
+            logits = self.backbone(torch.stack(inputs))
+        return logits, read[-1]
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
         return (self.logits(images) / self.temperature + self.shift).softmax(dim=1)
 
-    def logits_of(
+    def outputs_of(
         self,
         photos: Photo | Iterable[Photo],
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
-    ) -> Iterator[tuple[list[Path | str], torch.Tensor]]:
-        """Names of photos and their logits `[B, classes]`, a batch at a time; see `predict`."""
+    ) -> Iterator[tuple[list[Path | str], torch.Tensor, torch.Tensor]]:
+        """Names of photos, their logits `[B, classes]` and features `[B, D]`, a batch at a time.
+
+        Args:
+            photos: as those of `predict`, likewise `on_broken`.
+        """
         waiting = each(photos)
         while batch := list(islice(waiting, batch_size)):
             names: list[Path | str] = []
@@ -87,7 +105,17 @@ class Model:
                 else:
                     names.append(name)
             if inputs:
-                yield names, self._logits(inputs)
+                yield names, *self._outputs(inputs)
+
+    def embed(self, photos: Photo | Iterable[Photo]) -> np.ndarray:
+        """Photos, as those of `predict` → what the head reads of each: `[N, D]`, float32.
+
+        Raises:
+            UserError: something given is no photo.
+            BrokenPhoto: a photo can't be decoded.
+        """
+        every = [features for _, _, features in self.outputs_of(photos)]
+        return torch.cat([torch.empty(0, self.backbone.in_features), *every]).numpy()
 
     def predict(
         self,
@@ -95,6 +123,8 @@ class Model:
         threshold: float | None = None,
         batch_size: int = 32,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
+        level: float | None = None,
+        similar: int = 0,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, once for each and in their order, a batch at a time.
 
@@ -104,43 +134,84 @@ class Model:
                 "photo 1", … by its place.
             threshold: confidence below which the label is "unsure"; the bundle's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
+            level: share of photos like val's that may be called unfamiliar; the bundle's own if
+                None, and at 0 none is.
+            similar: how many of the nearest train photos each prediction is to hold.
 
         Raises:
             UserError: something given is no photo, the threshold isn't between 0 and 1, or the
                 batch size isn't a whole number from 1.
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
+            UserError: val can't promise that level, or the bundle keeps no train photos.
         """
         check_threshold(threshold)
         threshold = self.threshold if threshold is None else threshold
+        level = level_of(self, level)
+        if similar and self.familiar is None:
+            raise UserError("This model keeps none of its train photos, so none can be shown.")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"Expected batch_size to be a whole number from 1, got {batch_size!r}.")
-        return self._predict(self.logits_of(photos, batch_size, on_broken), threshold)
+        batches = self.outputs_of(photos, batch_size, on_broken)
+        return (
+            prediction
+            for names, logits, features in batches
+            for prediction in self._decided(names, logits, features, threshold, level, similar)
+        )
 
-    def _predict(
-        self, batches: Iterator[tuple[list[Path | str], torch.Tensor]], threshold: float | None
+    def label(self, image: Image.Image, name: str, similar: int = 0) -> Prediction:
+        """Say of an upright RGB photo what it shows; as `predict`, which reads files."""
+        outputs = self._outputs([seen(self.transforms, image)])
+        return next(self._decided([name], *outputs, self.threshold, self.level, similar))
+
+    @torch.inference_mode()
+    def _decided(
+        self,
+        names: Sequence[Path | str],
+        logits: torch.Tensor,
+        features: torch.Tensor,
+        threshold: float | None,
+        level: float | None,
+        similar: int,
     ) -> Iterator[Prediction]:
-        for names, logits in batches:
-            rows = (logits / self.temperature + self.shift).softmax(dim=1).tolist()
-            for name, row in zip(names, rows, strict=True):
-                yield decide(name, self.classes, row, threshold, self.prior)
+        rows = (logits / self.temperature + self.shift).softmax(dim=1).tolist()
+        p: list[float | None] = [None] * len(rows)
+        near: list[list[Similar]] = [[] for _ in rows]
+        if self.familiar and level is not None:
+            p = self.familiar.familiarity(features).tolist()
+        if self.familiar and similar:
+            near = self.familiar.nearest(features, similar, self.classes)
+        for name, row, familiarity, like in zip(names, rows, p, near, strict=True):
+            told = (threshold, self.prior, familiarity, level, like)
+            yield decide(name, self.classes, row, *told)
 
 
-def save(folder: Path, backbone: Backbone, classes: list[str], **facts: Any) -> int:
+def save(
+    folder: Path,
+    backbone: Backbone,
+    classes: list[str],
+    familiar: Familiar | None = None,
+    **facts: Any,
+) -> int:
     """Write a bundle and return its size in bytes.
 
     `model.json` comes last, so a folder without it is no bundle.
 
     Args:
+        familiar: what it is to keep of its train photos.
         facts: further plain values for `model.json`, such as metrics and the data's digest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.json").unlink(missing_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.net.state_dict().items()}
     weights = folder / "weights.safetensors"
-    partial = weights.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
-    os.replace(partial, weights)
+    with beside(weights) as partial:
+        save_file(tensors, partial)
+        partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
+    (folder / store.FILE).unlink(missing_ok=True)
+    if familiar is not None:
+        familiar.save(folder)
+        (folder / store.FILE).chmod(0o666 & ~_umask())
+        facts["unfamiliar"] = familiar.facts() | {"sha256": _sha256(folder / store.FILE)}
     info = {
         "format": FORMAT,
         "arch": backbone.origin,
@@ -199,7 +270,19 @@ def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) ->
     backbone = _build(file, info, weights.stat().st_size, net)
     _fill(backbone, weights, file)
     _try_out(backbone, file)
-    return Model(backbone, info)
+    return Model(backbone, info, _familiar(folder, info, backbone))
+
+
+def _familiar(folder: Path, info: dict[str, Any], backbone: Backbone) -> Familiar | None:
+    """What the bundle keeps of its train photos; None where its model.json doesn't say any."""
+    if not info.get("unfamiliar"):
+        return None
+    file = folder / store.FILE
+    if not file.is_file() or _sha256(file) != info["unfamiliar"]["sha256"]:
+        raise UserError(
+            f"{file} isn't what {folder / 'model.json'} was written with; copy the bundle again."
+        )
+    return store.load(file, backbone.in_features, len(info["classes"]))
 
 
 def _build(file: Path, info: dict[str, Any], size: int, net: Callable[..., Any] | None) -> Backbone:

@@ -64,6 +64,14 @@ _promise = record(
         "val/images": whole(0, 10**9),
     },
 )
+_unfamiliar = record(
+    {
+        "level": number(1e-6, 1),
+        "refused": or_none(text()),
+        "val/images": whole(0, 10**9),
+        "sha256": text(64, 64),
+    }
+)
 _pretrained = record({}, dict.fromkeys(("source", "url", "licence"), or_none(text())))
 _needed: dict[str, Check] = {
     "classes": _classes,
@@ -73,6 +81,7 @@ _needed: dict[str, Check] = {
 _further: dict[str, Check] = {
     "conformal": or_none(_ascending),
     "promise": or_none(_promise),
+    "unfamiliar": or_none(_unfamiliar),
     "metrics": record({}, {"test/acc": or_none(_share)}),
     "pretrained": _pretrained,
     "data_sha256": text(),

@@ -12,6 +12,7 @@ from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.model.description import EXPORTED
+from thaw.model.familiar.level import level_of, own_level
 from thaw.model.given import Photo, each, upright
 from thaw.model.prediction import Prediction, check_threshold, decide
 from thaw.runs.read import damage
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 KEYS = ("classes", "threshold", "temperature")
+FAMILIARITY = "familiarity"  # the name of the second output
 INSTALL = 'pip install "thaw-vision[export]"'
 
 
@@ -39,25 +41,39 @@ class OnnxModel:
         self.threshold: float | None = info["threshold"]
         self.conformal: list[float] | None = info.get("conformal")  # for prediction sets
         self.prior: list[float] | None = info.get("prior")
+        outputs = [output.name for output in session.get_outputs()]
+        self.level = own_level(info) if FAMILIARITY in outputs else None
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
     def probabilities(self, images: list[Image.Image]) -> np.ndarray:
         """Upright RGB photos of one size → probabilities `[B, classes]`."""
+        return self._run(images)[0]
+
+    def _run(self, images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities `[B, classes]` and familiarity `[B]`, where the file tells it."""
         batch = np.stack([np.asarray(image) for image in images])
         try:
-            rows = np.asarray(self.session.run(None, {"images": batch})[0])
+            rows, *more = map(np.asarray, self.session.run(None, {"images": batch}))
         except Exception as error:  # a class of its own for every reason
             reason = printable(" ".join(str(error).split())[:200])
             raise UserError(f"The ONNX file can't be run on this photo: {reason}.") from error
         if rows.shape != (len(batch), len(self.classes)):
             raise UserError(f"The ONNX file gives {rows.shape} for {len(self.classes)} classes.")
-        return rows
+        if self.level is None and not more:
+            return rows, None
+        if len(more) != 1 or more[0].shape != (len(batch),):
+            raise UserError(
+                f"The ONNX file gives a familiarity for other than {len(batch)} photos."
+            )
+        return rows, more[0]
 
     def predict(
         self,
         photos: Photo | Iterable[Photo],
         threshold: float | None = None,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
+        level: float | None = None,
+        similar: int = 0,
     ) -> Iterator[Prediction]:
         """Say of each photo what it shows, one after another, since their sizes differ.
 
@@ -65,19 +81,28 @@ class OnnxModel:
             photos: as those of `thaw.model.bundle.Model.predict`.
             threshold: confidence below which the label is "unsure"; the file's own if None.
             on_broken: told of a photo that can't be decoded, which is then left out.
+            level: share of photos like val's that may be called unfamiliar; the file's own if None,
+                and at 0 none is.
+            similar: 0, since the file holds no train photos.
 
         Raises:
             BrokenPhoto: a photo can't be decoded, and `on_broken` is None.
+            UserError: val can't promise that level.
         """
         check_threshold(threshold)
+        if similar:
+            raise UserError("An ONNX file names no train photos; similar ones take the bundle.")
+        if level and self.level is None:
+            raise UserError("This ONNX file doesn't tell what is unfamiliar, so it takes no level.")
         threshold = self.threshold if threshold is None else threshold
-        return self._predict(each(photos), threshold, on_broken)
+        return self._predict(each(photos), threshold, on_broken, level_of(self, level))
 
     def _predict(
         self,
         photos: Iterable[tuple[Path | str, Photo]],
         threshold: float | None,
         on_broken: Callable[[BrokenPhoto], None] | None,
+        level: float | None,
     ) -> Iterator[Prediction]:
         for name, photo in photos:
             try:
@@ -87,8 +112,19 @@ class OnnxModel:
                     raise
                 on_broken(error)
                 continue
-            row = self.probabilities([image])[0].tolist()
-            yield decide(name, self.classes, row, threshold, self.prior)
+            yield self._decided(image, name, threshold, level)
+
+    def label(self, image: Image.Image, name: str, similar: int = 0) -> Prediction:
+        """Say of an upright RGB photo what it shows; as `predict`, which reads files."""
+        return self._decided(image, name, self.threshold, self.level)
+
+    def _decided(
+        self, image: Image.Image, name: Path | str, threshold: float | None, level: float | None
+    ) -> Prediction:
+        rows, p = self._run([image])
+        familiarity = None if p is None or level is None else float(p[0])
+        found = (rows[0].tolist(), threshold, self.prior, familiarity, level)
+        return decide(name, self.classes, *found)
 
 
 def load(path: Path | str) -> OnnxModel:
@@ -125,10 +161,13 @@ def load(path: Path | str) -> OnnxModel:
         info = {key: json.loads(value) for key, value in metadata.items()}
         bounded(info)
         EXPORTED(info)
-        shapes = [place.shape for place in session.get_outputs()]
+        outputs = session.get_outputs()
+        dims = [len(place.shape) for place in outputs]
+        known = dims == [2] or (dims == [2, 1] and outputs[1].name == FAMILIARITY)
         takes = [(place.name, place.type) for place in session.get_inputs()]
-        if takes != [("images", "tensor(uint8)")] or len(shapes) != 1 or len(shapes[0]) != 2:
+        if takes != [("images", "tensor(uint8)")] or not known:
             raise Wrong("its graph isn't one from photos to probabilities")
-        if shapes[0][1] not in (len(info["classes"]), None) and isinstance(shapes[0][1], int):
-            raise Wrong(f"it names {len(info['classes'])} classes, and its graph {shapes[0][1]}")
+        classes = outputs[0].shape[1]
+        if classes not in (len(info["classes"]), None) and isinstance(classes, int):
+            raise Wrong(f"it names {len(info['classes'])} classes, and its graph {classes}")
     return OnnxModel(session, info)

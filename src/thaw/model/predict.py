@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import joined, printable, say
 from thaw.model import batch, unsure
-from thaw.model.prediction import UNSURE, Prediction, as_row
+from thaw.model.prediction import UNFAMILIAR, UNSURE, Prediction, as_row, aside
 
 MOST_IN_FIGURE = 64
 
@@ -28,6 +29,8 @@ def predict(
     figure: Path | None = None,
     explain: Path | None = None,
     output: Path | None = None,
+    unfamiliar_level: float | None = None,
+    similar: int = 0,
 ) -> list[Prediction]:
     """Label photos and print a line for each; the rest goes where it is asked for.
 
@@ -38,6 +41,9 @@ def predict(
         csv: a file for one row a photo (path, label, confidence, a column a class), or `-` for the
             screen instead of the lines; `json` likewise.
         figure: an image of the photos with their labels; `explain`, of where the labels come from.
+        unfamiliar_level: share of photos like val's that may be called unfamiliar; the bundle's own
+            if None, and at 0 none is called that.
+        similar: how many of the train photos most like each photo are told, and drawn beside it.
         output: a .csv or .parquet file in place of all that, for any number of photos.
 
     Returns:
@@ -51,8 +57,11 @@ def predict(
     paths = find_photos(photos, left_out)
     if left_out:
         print(f"left out: {counted(left_out)}", file=sys.stderr)
-    if (figure or explain) and len(paths) > MOST_IN_FIGURE:
-        raise UserError(f"A figure shows at most {MOST_IN_FIGURE} photos, got {len(paths)}.")
+    if (figure or explain) and len(paths) * (1 + similar) > MOST_IN_FIGURE:
+        beside = f", with {similar} beside each" if similar else ""
+        raise UserError(
+            f"A figure shows at most {MOST_IN_FIGURE} photos, got {len(paths)}{beside}."
+        )
     if explain is not None and run.suffix == ".onnx":
         raise UserError(
             "--explain needs the gradients of a run or a bundle; an ONNX file has none."
@@ -62,7 +71,8 @@ def predict(
     model = load_model(run)
     cutoff = None if coverage is None else _cutoff(model, run, coverage)
     broken: list[BrokenPhoto] = []
-    predictions = model.predict(paths, threshold, on_broken=broken.append)
+    about = {"level": unfamiliar_level, "similar": similar}
+    predictions = model.predict(paths, threshold, on_broken=broken.append, **about)
     if output is not None:
         batch.write(predictions, output, len(paths), broken, cutoff)
         return []
@@ -76,14 +86,19 @@ def predict(
             sets.append(unsure.label_set(prediction.probabilities, cutoff))
         if not quiet:
             line = _line(prediction, sets[-1] if sets else None, top_k)
-            say(f"{prediction.path:<{width}}  {line}")
+            like = (f"    like {s.path} ({s.label}, {s.likeness:.2f})" for s in prediction.similar)
+            say(f"{prediction.path:<{width}}  {line}", *like)
     if broken and not found:
         raise broken[0]
     if csv is not None:
         _write(csv, _csv(found, sets))
     if json is not None:
         _write(json, _json(found, sets))
-    if figure is not None:
+    if figure is not None and similar:
+        from thaw.model.familiar.similar import draw as draw_similar
+
+        draw_similar(figure, found, Path(model.familiar.root), model.white)
+    elif figure is not None:
         draw(figure, found, sets)
     if explain is not None:
         from thaw.model import explain as grad_cam
@@ -107,12 +122,14 @@ def _line(prediction: Prediction, labels: list[str] | None, top_k: int | None) -
     """What is said of a photo: its label or set of labels, and how probable they are."""
     probabilities = prediction.probabilities
     ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+    if prediction.label == aside(UNFAMILIAR, probabilities):
+        return f"{prediction.label:<12} (most like {prediction.top})"
     text = prediction.label if labels is None else _either(labels)
     shown = ranked[:top_k] if top_k else labels
     if shown:
         return f"{text:<12} " + ", ".join(f"{name} {probabilities[name]:.1%}" for name in shown)
-    aside = f"  ({ranked[0]}?)" if prediction.label == UNSURE else ""
-    return f"{text:<12} {prediction.confidence:6.1%}{aside}"
+    doubt = f"  ({prediction.top}?)" if prediction.label == aside(UNSURE, probabilities) else ""
+    return f"{text:<12} {prediction.confidence:6.1%}{doubt}"
 
 
 def _either(labels: list[str]) -> str:
@@ -144,7 +161,7 @@ def _csv(found: list[Prediction], sets: list[list[str]]) -> str:
 
 
 def _json(found: list[Prediction], sets: list[list[str]]) -> str:
-    rows = [dict(vars(prediction)) for prediction in found]
+    rows = [asdict(prediction) for prediction in found]
     for row, labels in zip(rows, sets, strict=False):
         row["labels"] = labels
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"

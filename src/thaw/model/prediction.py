@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thaw.errors import UserError
 
-UNSURE = "unsure"
+UNSURE, UNFAMILIAR = "unsure", "unfamiliar"
 
 
 def aside(word: str, classes: Collection[str]) -> str:
@@ -23,16 +23,43 @@ def aside(word: str, classes: Collection[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the model says of one photo; `label` is "unsure" below the threshold.
+class Similar:
+    """A train photo that a photo is like; `likeness` is a cosine, 1 for the same photo."""
 
-    Where a class is called that, the word for it is "(unsure)".
+    path: str
+    label: str
+    likeness: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one photo.
+
+    `label` is "unfamiliar" where the photo is unlike all that the model was trained on, else
+    "unsure" below the threshold. Where a class is called that, the word for it is "(unsure)".
+
+    `familiarity` is a conformal p-value: the share of val's photos that are as far from the train
+    photos, or farther; None where the model can't say. `similar` holds train photos, if asked for.
+    `top` is the class that the label would be if nothing stood against it.
     """
 
     path: str
     label: str
     confidence: float
     probabilities: dict[str, float]
+    familiarity: float | None = None
+    similar: tuple[Similar, ...] = ()
+    top: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.top:
+            top = max(self.probabilities, key=self.probabilities.__getitem__)
+            object.__setattr__(self, "top", top)
+
+
+def is_unfamiliar(familiarity: float, level: float | None) -> bool:
+    """Whether a p-value is that low; with room for the last bits, as an ONNX file has fewer."""
+    return level is not None and familiarity <= level + 1e-6
 
 
 def check_threshold(threshold: Any) -> None:
@@ -48,10 +75,14 @@ def decide(
     probabilities: Sequence[float],
     threshold: float | None,
     prior: Sequence[float] | None = None,
+    familiarity: float | None = None,
+    level: float | None = None,
+    similar: Sequence[Similar] = (),
 ) -> Prediction:
-    """The most probable class, or "unsure" if its probability is below the threshold.
+    """The most probable class; "unfamiliar", or "unsure" if its probability is below the threshold.
 
     Args:
+        level: familiarity up to which a photo is unfamiliar; None where nothing is.
         prior: each class's share of the photos trained on, if training weighed classes alike
             (`data.balance`): the label is then the class that would be the most probable if each
             were equally likely. Probabilities stay those for photos in their real mix.
@@ -59,23 +90,27 @@ def decide(
     Raises:
         UserError: probabilities are no numbers.
     """
-    if not all(map(math.isfinite, probabilities)):
+    numbers = [*probabilities, *([] if familiarity is None else [familiarity])]
+    if not all(map(math.isfinite, numbers)):
         raise UserError(f"The model's answer to {path} isn't a number, so the model is damaged.")
     scores = [
         p / share for p, share in zip(probabilities, prior or [1.0] * len(classes), strict=True)
     ]
     said = scores.index(max(scores))
-    confidence = probabilities[said]
-    sure = threshold is None or confidence >= threshold
-    label = classes[said] if sure else aside(UNSURE, classes)
+    confidence, label = probabilities[said], classes[said]
+    if familiarity is not None and is_unfamiliar(familiarity, level):
+        label = aside(UNFAMILIAR, classes)
+    elif threshold is not None and confidence < threshold:
+        label = aside(UNSURE, classes)
     by_class = dict(zip(classes, probabilities, strict=True))
-    return Prediction(str(path), label, confidence, by_class)
+    more = (familiarity, tuple(similar), classes[said])
+    return Prediction(str(path), label, confidence, by_class, *more)
 
 
 def as_row(prediction: Prediction) -> dict[str, Any]:
-    """A flat row: path, label, confidence, and a column `p:CLASS` for each class."""
-    row = asdict(prediction)
-    return row | columns(row.pop("probabilities"))
+    """A flat row: path, label, confidence, familiarity, and a column `p:CLASS` for each class."""
+    row = {key: getattr(prediction, key) for key in ("path", "label", "confidence", "familiarity")}
+    return row | columns(prediction.probabilities)
 
 
 def columns(probabilities: Mapping[str, float]) -> dict[str, float]:

@@ -12,9 +12,9 @@ import base64
 import io
 import json
 import logging
-import math
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from threading import Lock
@@ -35,12 +35,14 @@ from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.data.pixels.opening import opened
 from thaw.errors import UserError
 from thaw.model.doorman import Doorman
+from thaw.model.familiar.similar import thumbnail
 from thaw.model.predict import load_model
-from thaw.model.prediction import decide
+from thaw.model.prediction import UNFAMILIAR, UNSURE, aside
 
 log = logging.getLogger(__name__)
 MEGABYTES, MEGAPIXELS, PHOTOS = 50, 50, 32  # of one request, of one photo, in one request
 MEGAPIXELS_AT_ONCE = 200  # of one request's photos
+MOST_SIMILAR = 9  # train photos told beside each photo
 SECONDS = 60  # until a request has come, and then until its last photo is begun
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
@@ -73,8 +75,12 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
     facts = {"name": name or run.resolve().name, "classes": model.classes}
     facts |= {"threshold": model.threshold, "accuracy": metrics.get("test/acc")}
     facts |= {"explains": run.suffix != ".onnx", "photos": PHOTOS, "megabytes": MEGABYTES}
+    facts |= {"level": model.level, "similar": getattr(model, "familiar", None) is not None}
+    facts |= {word: aside(word, model.classes) for word in (UNFAMILIAR, UNSURE)}
 
-    def answer(upload: UploadFile, explained: bool, budget: _Budget) -> dict[str, Any]:
+    def answer(
+        upload: UploadFile, explained: bool, similar: int, budget: _Budget
+    ) -> dict[str, Any]:
         """The answer to one photo, or what is wrong with it: the others keep theirs."""
         photo = upload.filename or "photo"
         # One photo is decoded and labelled at a time, so that many requests need no more memory.
@@ -82,11 +88,11 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
             return {"name": photo, "error": f"There was no time left for {photo}; send it again."}
         try:
             image = _decode(photo, upload.file, budget, model.white)
-            row = model.probabilities([image])[0].tolist()
-            if not all(map(math.isfinite, row)):
-                raise UserError(f"The model's answer to {photo} isn't a number.")
-            found = vars(decide(photo, model.classes, row, model.threshold, model.prior)).copy()
+            said = model.label(image, photo, similar)
+            found = asdict(said)
             del found["path"]
+            for like, row in zip(said.similar, found["similar"], strict=True):
+                row["photo"] = thumbnail(Path(model.familiar.root), like, model.white)
             if explained:
                 with suppress(UserError):  # a net without places has no explanation, but an answer
                     found["explanation"] = _explanation(model, image)
@@ -101,14 +107,17 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
 
     async def predict(request: Request) -> Answer:
         explained = request.query_params.get("explain") == "1" and facts["explains"]
+        asked = request.query_params.get("similar", "0")
+        if asked not in map(str, range(MOST_SIMILAR + 1)):
+            raise HTTPException(422, f"Expected similar to be from 0 to {MOST_SIMILAR}.")
+        similar = int(asked) if facts["similar"] else 0
         async with _limited(request).form(max_files=PHOTOS, max_fields=0) as form:
             photos = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             if not photos:
                 raise HTTPException(422, "Expected photos as files of a form, got none.")
             budget = _Budget()
-            answers = [
-                await run_in_threadpool(answer, photo, explained, budget) for photo in photos
-            ]
+            how = (explained, similar, budget)
+            answers = [await run_in_threadpool(answer, photo, *how) for photo in photos]
         errors = [found["error"] for found in answers if "error" in found]
         if len(errors) == len(answers):
             return Answer({"error": errors[0], "photos": answers}, 422)

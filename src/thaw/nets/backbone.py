@@ -5,7 +5,8 @@ disagree. The idea of an ordered and complete partition is open_clip's `layer_gr
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -106,6 +107,25 @@ class Backbone(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+    @contextmanager
+    def reading(self) -> Iterator[list[Tensor]]:
+        """Inside `with`, what the head reads is put into the list: features `[B, D]` a batch, their
+        mean over places where it reads maps.
+        """
+        read: list[Tensor] = []
+
+        def keep(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            (x,) = inputs
+            if isinstance(head, nn.Conv2d):
+                x = x.flatten(2).mean(dim=2)
+            read.append((x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x).float())
+
+        hook = self.head.register_forward_pre_hook(keep)
+        try:
+            yield read
+        finally:
+            hook.remove()
 
     def reset_head(self, classes: int) -> None:
         """Put a fresh head for `classes` in place of the old one; the dropout before it stays."""

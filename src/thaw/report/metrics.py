@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thaw.data.folder import PhotoFolder
 from thaw.evaluation.scores import scores, wilson
+from thaw.model.familiar.store import Familiar
 from thaw.model.prediction import columns
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
@@ -110,7 +111,7 @@ _latencies: dict[str, float] = {}  # jobs of a sweep with the same net share wha
 
 @torch.inference_mode()
 def latency(backbone: Backbone, repeats: int = 5) -> float:
-    """Median milliseconds of one photo `[1, 3, H, W]` through the net, without decoding.
+    """Milliseconds of one photo `[1, 3, H, W]` through the net, without decoding.
 
     A process measures a net once: it takes as long whatever its weights are.
     """
@@ -127,21 +128,29 @@ def latency(backbone: Backbone, repeats: int = 5) -> float:
         began = time.perf_counter()
         backbone(image).cpu()  # waits for a GPU
         times.append(time.perf_counter() - began)
-    return _latencies.setdefault(key, 1000 * statistics.median(times[2:]))
+    return _latencies.setdefault(key, 1000 * min(times[2:]))
 
 
-def predictions(results: Mapping[str, Tensor], data: PhotoFolder) -> list[dict[str, Any]]:
-    """Rows of `predictions.csv`: path, label, prediction, confidence, and a `p:CLASS` for each."""
+def predictions(
+    results: Mapping[str, Tensor], data: PhotoFolder, familiar: Familiar
+) -> list[dict[str, Any]]:
+    """Rows of `predictions.csv`: path, label, prediction, confidence, familiarity (empty where val
+    can't promise anything of it), and a `p:CLASS` for each.
+    """
     probabilities = results["logits"].softmax(dim=1)  # [N, classes]
+    refused = familiar.facts()["refused"] is not None
+    p = [None] * len(probabilities)
+    p = p if refused else familiar.familiarity(results["features"]).tolist()
     rows = []
     samples = [data.splits["test"][i] for i in results["index"].tolist()]
     said = results["predicted"].tolist()
-    for sample, row, best in zip(samples, probabilities.tolist(), said, strict=True):
+    for sample, row, best, known in zip(samples, probabilities.tolist(), said, p, strict=True):
         values = {
             "path": sample.path,
             "label": data.classes[sample.label],
             "prediction": data.classes[best],
             "confidence": row[best],
+            "familiarity": known,
         }
         rows.append(values | columns(dict(zip(data.classes, row, strict=True))))
     return rows

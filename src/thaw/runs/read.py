@@ -199,6 +199,7 @@ class Split:
     root: Path
     classes: list[str]
     photos: dict[str, list[Photo]]
+    dropped: dict[str, str]  # photos that were left out, and why
 
     def paths(self, split: str) -> list[str]:
         """The photos' paths below the root."""
@@ -208,7 +209,8 @@ class Split:
 _photo = record({"path": text(1), "label": text(1)})
 _classes = items(text(1), least=1, unique=True)
 _photos = dict.fromkeys(SPLITS, items(anything))
-_split = record({}, {"root": text(1), "classes": _classes, **_photos})
+_dropped = items(record({"path": text(1), "reason": text()}))
+_split = record({}, {"root": text(1), "classes": _classes, "dropped": _dropped, **_photos})
 
 
 def split(run: Path, *needed: str) -> Split:
@@ -244,7 +246,8 @@ def split_of(values: Any) -> Split:
         return Photo(photo["path"], photo["label"], None if group is None else str(group))
 
     photos = {name: [read(photo) for photo in values.get(name, [])] for name in SPLITS}
-    return Split(Path(values.get("root", ".")), classes, photos)
+    dropped = {drop["path"]: drop["reason"] for drop in values.get("dropped", [])}
+    return Split(Path(values.get("root", ".")), classes, photos, dropped)
 
 
 def _place_of_class(paths: list[tuple[str, ...]], classes: list[str]) -> int:
@@ -270,7 +273,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 def _epoch(row: dict[str, str]) -> dict[str, Any]:
     numbers = {key: float(value) for key, value in row.items() if key != "phase" and value}
     _epochs_row(numbers)
-    return numbers | {"phase": escape.uncell(row["phase"])}
+    return numbers | {"epoch": int(numbers["epoch"]), "phase": escape.uncell(row["phase"])}
 
 
 _epochs_row = record({"epoch": number(1, 1e9), "val/loss": _loss, "val/acc": _share})

@@ -167,13 +167,19 @@ class Classifier(LightningModule):
             self.log(name.replace("_", "/", 1), metric, batch_size=size)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep logits `[B, classes]`, labels and indices; the numbers are made from them after."""
-        kept = {"logits": self.logits(batch).float(), "label": batch["label"]}
+        """Keep logits `[B, classes]`, features `[B, D]` (what the head read), labels and indices;
+        the numbers are made from them after.
+        """
+        with self.backbone.reading() as read:
+            logits = self.logits(batch).float()
+        kept = {"logits": logits, "features": read[-1], "label": batch["label"]}
         self.tested.setdefault(dataloader_idx, []).append(kept | {"index": batch["index"]})
 
     def results(self, loader: int) -> dict[str, Tensor]:
-        """Logits `[N, classes]`, labels and indices `[N]` of a loader's photos, in its order."""
-        batches = self.tested.get(loader, [])
+        """Logits `[N, classes]`, features `[N, D]`, labels, indices `[N]` of a loader's photos,
+        in its order; they are handed out once.
+        """
+        batches = self.tested.pop(loader, [])
         parts = gathered([{key: t.cpu() for key, t in batch.items()} for batch in batches])
         every = [batch for part in parts for batch in part]
         joined = {key: torch.cat([batch[key] for batch in every]) for key in every[0]}

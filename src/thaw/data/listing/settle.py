@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from thaw.data.listing import faults, fixes, groups
 from thaw.data.listing.known import Known
@@ -62,14 +61,14 @@ def settle(
     listing: Listing,
     wishes: Wishes,
     known: Known,
-    before: Mapping[str, Any] | None = None,
+    before: Mapping[str, str] | None = None,
     out: Path | None = None,
 ) -> Settled:
     """Mend, group, check and share out the photos of a listing.
 
     Args:
-        before: the `split.json` of the run that goes on: it leaves out the photos that it left out
-            when it began, and no others.
+        before: of the run that goes on, the photos that it left out when it began, and why; it
+            leaves out no others.
         out: where photos that can't be decoded are listed, if they are many.
 
     Raises:
@@ -112,7 +111,7 @@ def _leave_out_broken(
     wishes: Wishes,
     known: Known,
     done: Settled,
-    before: Mapping[str, Any] | None,
+    before: Mapping[str, str] | None,
     out: Path | None,
 ) -> tuple[list[str], list[str]]:
     places = {entry.path: listing.root / entry.path for entry in listing.entries}
@@ -124,12 +123,13 @@ def _leave_out_broken(
         write_csv(file, [{"path": path, "reason": why} for path, why in broken.items()])
     fail = wishes.on_error == "fail"
     found = faults.of_broken(broken, listing.entries, fail, file and str(file))
-    out_before = [
-        drop
-        for drop in (before or {}).get("dropped", [])
-        if drop["reason"].startswith(BROKEN) and drop["path"] in places
-    ]
-    gone = {d["path"]: d["reason"].removeprefix(BROKEN) for d in out_before} if before else broken
+    gone = broken
+    if before is not None:
+        gone = {
+            path: why.removeprefix(BROKEN)
+            for path, why in before.items()
+            if why.startswith(BROKEN) and path in places
+        }
     done.broken = {path: why for path, why in broken.items() if path not in gone}
     mended = [path for path in gone if path not in broken]
     if done.broken:

@@ -40,12 +40,15 @@ class FrozenWork(Callback):
             self._share()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Test, and see val again, from what no phase has trained; other runs share this."""
+        """Test, and see other photos again, from what no phase has trained; other runs share it."""
         backbone, phases = self.extractor.backbone, self.schedule.phases
         parts = [self.schedule.trained(phase, backbone) for phase in phases]
         trained = {stage for stages, _ in parts for stage in stages}
         backbone.thaw(trained, {stage for _, norms in parts for stage in norms})
-        self._use(pl_module, self._cut(), ["val", "test"], [])
+        splits = [loader.split for loader in trainer.test_dataloaders or []]
+        # What one pass alone would read isn't worth its place on disk.
+        once = "train" in splits and not Views(self.extractor.data.augment).few
+        self._use(pl_module, None if once else self._cut(), splits, [])
         self._share()
         backbone.eval()
 
