@@ -1,20 +1,164 @@
 """Files that are whole or absent at any moment. Nothing here imports torch."""
 
 import csv
+import errno
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from thaw.errors import UserError
 from thaw.escape import cell, drawn
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
 DPI = 120  # of figures
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there at the end takes the place of `path`, whole.
+
+    After an error nothing is left of it. What killed processes left of earlier ones is removed.
+
+    Raises:
+        OSError: the folder can't be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(path.parent, path.name)
+    own = f"{os.getpid()}-{threading.get_native_id()}"
+    partial = path.with_name(f".{path.name[:200]}.{own}.partial")
+    lock = _locked(partial)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+        lock.close()
+
+
+def _locked(partial: Path) -> IO[bytes]:
+    """The new file, held until it is closed, so that others see it is being written."""
+    while True:
+        file = partial.open("wb")
+        if fcntl:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if partial.exists():
+            return file
+        file.close()  # another process took it for a left-over, in between
+
+
+def remove_left_overs(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes were writing in a folder; living ones are left alone.
+
+    Args:
+        name: of the file that was to be; of all by default.
+    """
+    if fcntl is None:
+        return
+    kept = "*" if name == "*" else re.sub(r"([*?[])", r"[\1]", name[:200])
+    for partial in folder.glob(f".{kept}.*-*.partial"):
+        with suppress(OSError), partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+            partial.unlink()
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Claim space on the disk for what is about to be written: `truncate` what isn't needed.
+
+    A native writer may not survive a disk that fills up under it; this raises before it begins.
+
+    Raises:
+        OSError: there isn't that much.
+    """
+    if hasattr(os, "posix_fallocate") and size > 0:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in FULL:  # others: this file system can't, but it may have the space
+                raise OSError(error.errno, error.strerror, file.name) from None
+
+
+def check_inputs(*inputs: tuple[str, Path | None]) -> None:
+    """See before the work whether what it needs is there.
+
+    Args:
+        inputs: what it is for the user, such as `--data`, and where; None is nothing.
+
+    Raises:
+        UserError: a line for each that isn't.
+    """
+    missing = [f"There is no {path} ({what})." for what, path in inputs if path and not _is(path)]
+    if missing:
+        raise UserError("\n".join(missing))
+
+
+def _is(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name longer than any can be, or with a NUL
+        return False
+
+
+PICTURES = (".png", ".svg", ".pdf")
+FOLDER = ()  # in place of suffixes
+
+
+def check_outputs(*outputs: tuple[str, Path | str | None, Sequence[str]]) -> None:
+    """See before the work whether what it makes can be written.
+
+    Folders that are missing are made when something is written.
+
+    Args:
+        outputs: the option, such as `--csv`; where to, None and `-` being nowhere; the suffixes
+            that the file may have, or `FOLDER`.
+
+    Raises:
+        UserError: a line for each that can't.
+    """
+    problems = [
+        problem
+        for option, place, suffixes in outputs
+        if place is not None and place != "-"
+        if (problem := _why_not(option, Path(place), suffixes))
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _why_not(option: str, path: Path, suffixes: Sequence[str]) -> str | None:
+    folder = suffixes == FOLDER
+    said = f"Expected {'a folder' if folder else 'a file'} that can be written in {option} {path}"
+    if suffixes and path.suffix.lower() not in suffixes:
+        return f"{said}, whose name ends in {' or '.join(suffixes)}."
+    try:
+        if path.exists() and path.is_dir() != folder:
+            return f"{said}, but it is a {'file' if folder else 'folder'}."
+        place = path if folder else path.parent
+        above = next(p for p in (place, *place.absolute().parents) if p.exists())
+        if not above.is_dir():
+            return f"{said}, but {above} is a file."
+        with tempfile.TemporaryFile(dir=above) as file:
+            file.write(b"1")
+            file.flush()
+    except OSError as error:
+        return f"{said}, but {(error.strerror or str(error)).lower()}."
+    return None
 
 
 def write(path: Path, text: str) -> None:
@@ -22,15 +166,26 @@ def write(path: Path, text: str) -> None:
 
     Bytes of a file name that are no text become `\\udc…`, which in JSON stands for the same bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    os.replace(partial, path)
+    with beside(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_json(path: Path, values: Any) -> None:
     """As `write`, for plain values."""
     write(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_over(path: Path, values: Any) -> None:
+    """As `write_json`, but on a full disk into the file that is there: better than the old."""
+    try:
+        write_json(path, values)
+    except OSError as error:
+        if error.errno not in FULL or not path.is_file():
+            raise
+        text = json.dumps(values, indent=2, ensure_ascii=False).encode() + b"\n"
+        with path.open("r+b") as file:  # what the file has already needs no new space
+            file.write(text)
+            file.truncate()
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -55,13 +210,12 @@ def write_figure(path: Path, figure: "Figure | Image") -> None:
     """As `write`, for a figure of matplotlib's or a picture of Pillow's, as PNG."""
     from PIL.Image import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     # The best compression would take as long as the drawing, for a tenth of the size.
     fast: dict[str, Any] = {"compress_level": 1}
-    if isinstance(figure, Image):
-        figure.save(partial, format="PNG", **fast)
-    else:
+    with beside(path) as partial:
+        if isinstance(figure, Image):
+            figure.save(partial, format="PNG", **fast)
+            return
         spell_out(figure)
         figure.set_dpi(DPI)
         if engine := figure.get_layout_engine():
@@ -69,7 +223,6 @@ def write_figure(path: Path, figure: "Figure | Image") -> None:
             engine.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(partial, dpi=DPI, format="png", pil_kwargs=fast)
-    os.replace(partial, path)
 
 
 def spell_out(figure: "Figure") -> None:

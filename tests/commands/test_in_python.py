@@ -10,6 +10,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401 — the first import of it sets levels and filters
 import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -164,7 +165,7 @@ def test_a_mistake_is_a_user_error(tmp_path, words, settings, said):
 
 @pytest.fixture
 def pythons_ctrl_c():
-    """What Ctrl-C does in Python by itself; commands that tests called before may have changed it."""
+    """Ctrl-C does what it does in Python by itself, whatever tests before have called."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -154,7 +154,8 @@ def test_explain_draws_what_the_net_sees_and_where_the_label_comes_from(
     with Image.open(tmp_path / "e.png") as figure:
         assert figure.width > 900
         assert len(figure.convert("RGB").getcolors(1 << 24)) > 1000
-    done = predict("model.onnx", photos / "test", "--explain", tmp_path / "e.png")
+    (tmp_path / "model.onnx").touch()
+    done = predict(tmp_path / "model.onnx", photos / "test", "--explain", tmp_path / "e.png")
     assert done.code == 2
     assert "ONNX" in done.err
 

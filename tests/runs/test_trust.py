@@ -137,7 +137,7 @@ def test_describe_makes_only_a_schedule_of_thaws(tmp_path, monkeypatch, call_scr
         file.write_text(json.dumps(before | {"settings": settings}))
 
     made: list[str] = []
-    monkeypatch.setattr(describe, "instantiate", lambda given: made.append(given) or 1 / 0)
+    monkeypatch.setattr(describe, "make", lambda given, key: made.append(given) or 1 / 0)
     evil = {"_target_": "torch.load", "f": "E.pt", "weights_only": False}
     own = before["settings"]["finetune"]
     for finetune in (evil, own | {"x": [{"y": evil}]}, own | {"_target_": "thaw.fetch.download"}):

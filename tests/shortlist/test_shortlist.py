@@ -211,7 +211,7 @@ def test_rows_on_the_screen_and_in_a_file(shortlist, words, tmp_path):
         ("archs=all,small_cnn", "got 'all'"),
         ("archs.resnet18.weights=a.pth", "of a net in archs="),
         ("archs.small_cnn.colour=3", "colour"),
-        ("archs.small_cnn.weights=a.pth", "small_cnn has no pretrained weights"),
+        ("archs.small_cnn.weights=DEFAULT", "small_cnn has no pretrained weights"),
         ("data.rot=x", "rot"),
         ("data.batch_size=0", "batch_size"),
         ("folds=2", "Expected folds to be a whole number from 3, got '2'"),

@@ -190,10 +190,14 @@ MISTAKES = {
 TOGETHER = [
     {
         "seed=one": "seed",
-        "arch.name=shufflenet": "shufflenet_v2_x0_5",
         "data.root=nowhere": "nowhere",
         "finetune.phases.head.lr=high": "finetune.phases.head.lr",
+        "trainer.fuse=x": "trainer.fuse",
+    },
+    {  # told by what needs torch
+        "arch.name=shufflenet": "shufflenet_v2_x0_5",
         "+optimizer.momentums=1": "momentums",
+        "+augment.p=1": "augment.p",
     },
     {
         "arch.weights=nowhere.pth": "nowhere.pth",

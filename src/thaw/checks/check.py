@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from rich import get_console
 from rich.text import Text
 
@@ -23,7 +22,9 @@ from thaw.data.splits import together
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.files import write, write_csv, write_json
-from thaw.launch import cli, conf, memory, names
+from thaw.launch import cli, memory, names
+from thaw.launch.build import make
+from thaw.launch.mistakes import composed
 from thaw.nets.backbone import Backbone
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
@@ -83,15 +84,14 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
                 f"Expected words that begin with {', '.join(GROUPS)}, such as data.root=PATH, got"
                 f" {word!r}."
             )
-    cfg = conf.composed(words)
+    cfg = composed(words)
     out = out or Path(names.run_dir(f"outputs/check/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
-    _, cache, backbone, data, trainer = cli.build_all(
-        lambda: cli.check_seed(cfg.seed),
+    cache, backbone, data, trainer = cli.build_all(
         lambda: FeatureCache(**cfg.cache),
         lambda: made(cfg.arch, **seen(cfg.data)),
         # Broken photos and leaks are found, not refused.
         lambda: (
-            instantiate(cfg.data, seed=cfg.seed, on_error="exclude", check="off").of(out).checked()
+            make(cfg.data, "data", seed=cfg.seed, on_error="exclude", check="off").of(out).checked()
         ),
         lambda: make_trainer(cfg.trainer, 1, [], []),
     )

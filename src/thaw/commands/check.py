@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 WORDS = """settings:
@@ -35,6 +36,7 @@ def main() -> None:
         help="where check.html, check.csv and check.json go; outputs/check/DATE_TIME by default",
     )
     arguments = parser.parse_intermixed_args()
+    files.check_outputs(("--out", arguments.out, files.FOLDER))
 
     from thaw.checks.check import check  # torch is imported from here on, not for --help
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from thaw import files
+
 
 def main() -> None:
     """Read the arguments, compare, print."""
@@ -28,6 +30,9 @@ def main() -> None:
         "--markdown", metavar="FILE", help="the table and the verdict to FILE, or - for the screen"
     )
     arguments = parser.parse_args()
+    files.check_outputs(
+        ("--out", arguments.out, files.FOLDER), ("--markdown", arguments.markdown, (".md", ".txt"))
+    )
 
     from thaw.comparison.report import report  # not for --help
 

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 OWN = "finetune._target_="  # confirms that a schedule which a run names is the user's own
@@ -39,15 +40,19 @@ def main() -> None:
     parser.add_argument(
         "--steps-per-epoch", type=_count, default=20, metavar="N", help="batches in an epoch: 20"
     )
-    parser.add_argument("--figure", type=_picture, metavar="PNG", help="draw the learning rates")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the learning rates")
     parser.add_argument(
-        "--filters", type=_picture, metavar="PNG", help="draw the first layer; needs the weights"
+        "--filters", type=Path, metavar="PNG", help="draw the first layer; needs the weights"
     )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
     cli.add_net(parser)
     arguments = parser.parse_args()
     if arguments.all != (arguments.arch is None):
         parser.error("expected ARCH, RUN or --all")
+    files.check_outputs(
+        ("--figure", arguments.figure, files.PICTURES),
+        ("--filters", arguments.filters, files.PICTURES),
+    )
     run = Path(arguments.arch or "")
     marks = (run / "model.json", run / "model", run / "status.json")
     trained = not arguments.all and any(mark.exists() for mark in marks)
@@ -105,10 +110,3 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
     return number
-
-
-def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in (".png", ".svg", ".pdf") or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a .png in a folder that exists, got {text}")
-    return path

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 
@@ -52,6 +53,8 @@ def main() -> None:
     )
     cli.add_net(parser)
     arguments = parser.parse_args()
+    files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
+    files.check_outputs(("--out", arguments.out, files.FOLDER))
     targets = (arguments.target_error, arguments.target_coverage)
     if arguments.data is not None and targets != (None, None):
         parser.error(

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 
@@ -28,6 +29,8 @@ def main() -> None:
     )
     cli.add_net(parser)
     arguments = parser.parse_args()
+    files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
+    files.check_outputs(("--out", arguments.out, files.FOLDER))
 
     from thaw.export.write import export  # torch is imported from here on, not for --help
 

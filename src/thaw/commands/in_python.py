@@ -22,7 +22,8 @@ from thaw.commands import train as command
 from thaw.commands.words import words_of
 from thaw.errors import UserError
 from thaw.escape import uncell
-from thaw.launch import cli, conf, names
+from thaw.launch import cli, conf, mistakes, names
+from thaw.launch.mistakes import told
 from thaw.runs import read, trust
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def train(*overrides: str, **settings: Any) -> Run:
     for word in overrides:
         if not isinstance(word, str):
             raise UserError(f"Expected words such as 'arch=resnet18', got {word!r}.")
-    words = trust.resume_arguments([*overrides, *words_of(settings)])
+    words = trust.resume_arguments([*mistakes.read(overrides), *words_of(settings)])
     with _one_at_a_time, _process_as_it_was():
         return Run(_trained(words))
 
@@ -145,7 +146,7 @@ def _trained(words: list[str]) -> Path:
             command.run(cfg)
 
     try:
-        with initialize_config_dir(str(conf.folder()), "train", conf.VERSION):
+        with told(words), initialize_config_dir(str(conf.folder()), "train", conf.VERSION):
             hydra = GlobalHydra.instance().hydra
             assert hydra is not None
             if hydra.get_mode("config", words) is RunMode.MULTIRUN:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
@@ -18,13 +17,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from thaw.checks import quick
-from thaw.data.augment import Augment
+from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
 from thaw.evaluation import scores
 from thaw.evaluation.unfamiliar import on_known
 from thaw.launch import cli, memory
+from thaw.launch.build import make
 from thaw.model import bundle
 from thaw.model.familiar import store
 from thaw.model.familiar.store import Familiar
@@ -133,21 +133,20 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
     """
 
     def seed() -> int:
-        cli.check_seed(cfg.seed)
         torch.manual_seed(cfg.seed)  # before the net is built: it may begin with random weights
         return cfg.seed
 
     makers: dict[str, Callable[[], Any]] = {
         "seed": seed,
         "cache": lambda: FeatureCache(**cfg.cache),
-        "schedule": lambda: _of(Schedule, "finetune", instantiate(cfg.finetune)),
-        "optimizer": lambda: check_optimizer(instantiate(cfg.optimizer)),
-        "augment": lambda: instantiate(cfg.augment),
+        "schedule": lambda: _of(Schedule, "finetune", make(cfg.finetune, "finetune")),
+        "optimizer": lambda: check_optimizer(make(cfg.optimizer, "optimizer")),
+        "augment": lambda: check_augment(make(cfg.augment, "augment")),
         "backbone": lambda: _of(
             Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data))
         ),
         "data": lambda: (
-            _of(PhotoFolder, "data", instantiate(cfg.data, seed=cfg.seed)).of(folder).checked()
+            _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).of(folder).checked()
         ),
         "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
         "loss": lambda: plugins.made("loss", cfg.loss),

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 
@@ -77,6 +78,14 @@ def main() -> None:
         parser.error(f"expected --unfamiliar-level to be from 0 to below 1, got {level}")
     if arguments.coverage is not None and not 0 < arguments.coverage < 1:
         parser.error(f"expected --coverage to be between 0 and 1, got {arguments.coverage}")
+    files.check_inputs(("RUN", arguments.run), *(("PHOTO", path) for path in arguments.photos))
+    files.check_outputs(
+        ("--csv", arguments.csv, (".csv",)),
+        ("--json", arguments.json, (".json",)),
+        ("--figure", arguments.figure, (".png",)),
+        ("--explain", arguments.explain, (".png",)),
+        ("--output", arguments.output, (".csv", ".parquet")),
+    )
 
     from thaw.model.predict import predict  # torch is imported from here on, not for --help
 

@@ -2,8 +2,10 @@
 
 import argparse
 import importlib.util
+import socket
 from pathlib import Path
 
+from thaw import files
 from thaw.errors import UserError
 from thaw.launch import cli
 
@@ -24,14 +26,36 @@ def main() -> None:
     parser.add_argument("--name", help="what the page calls the model; the folder's name")
     cli.add_net(parser)
     arguments = parser.parse_args()
+    files.check_inputs(("RUN", arguments.run))
     needed = ("starlette", "uvicorn", "python_multipart")
     missing = [name for name in needed if not importlib.util.find_spec(name)]
     if missing:
         raise UserError(f'Serving needs {", ".join(missing)}: pip install "thaw-vision[serve]".')
 
-    from thaw.model import doorman
-    from thaw.model.serve import app  # torch is imported from here on, not for --help
+    with listening(arguments.host, arguments.port) as door:
+        from thaw.model import doorman
+        from thaw.model.serve import app  # torch is imported from here on, not for --help
 
-    application = app(arguments.run, arguments.name, arguments.host)
-    print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C ends it)", flush=True)
-    doorman.run(application, arguments.host, arguments.port)
+        application = app(arguments.run, arguments.name, arguments.host)
+        port = door.getsockname()[1]
+    print(f"http://{arguments.host}:{port}  (Ctrl-C ends it)", flush=True)
+    doorman.run(application, arguments.host, port)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at this address, held while the model is loaded: no other program gets it.
+
+    Raises:
+        UserError: there is no such address or port here, or another program has it.
+    """
+    if not 0 <= port <= 65535:
+        raise UserError(f"Expected --port to be from 0 to 65535 (0: any that is free), got {port}.")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"Expected an address that is free in --host {host} --port {port}, but"
+            f" {why[:1].lower()}{why[1:]}; --port 0 takes any port that is free."
+        ) from error

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from thaw import files
 from thaw.launch import cli
 
 WORDS = """settings:
@@ -37,6 +38,7 @@ def main() -> None:
         help="where shortlist.csv and shortlist.png go; outputs/shortlist/DATE_TIME by default",
     )
     arguments = parser.parse_intermixed_args()
+    files.check_outputs(("--csv", arguments.csv, (".csv",)), ("--out", arguments.out, files.FOLDER))
 
     from thaw.shortlist.report import report  # torch is imported from here on, not for --help
 

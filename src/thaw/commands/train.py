@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -15,12 +14,13 @@ from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-from thaw.launch import cli, conf, names
+from thaw.launch import cli, conf, names, settings
+from thaw.launch.build import make
+from thaw.launch.mistakes import Before, read, told
+from thaw.launch.words import asks
 from thaw.runs import trust
+from thaw.runs.folder import RunFolder, check_unchanged, plain
 from thaw.sweeps import jobs
-
-if TYPE_CHECKING:
-    from thaw.runs.folder import RunFolder
 
 log = logging.getLogger("thaw.train")
 
@@ -28,8 +28,6 @@ log = logging.getLogger("thaw.train")
 def run(cfg: DictConfig) -> float | None:
     """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
     first = cli.is_first_process()
-    from thaw.runs.folder import RunFolder  # torch is imported from here on
-
     hydra_cfg = HydraConfig.get()
     folder = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
     if hydra_cfg.mode is RunMode.MULTIRUN:
@@ -48,12 +46,16 @@ def run(cfg: DictConfig) -> float | None:
         if sentence is None:
             raise
         raise cli.Refused(sentence) from error
+    except SystemExit as stop:  # by a user's own code
+        folder.end("interrupted", stop)
+        raise
 
 
-def begin_or_go_on(cfg: DictConfig, folder: "RunFolder") -> float:
+def begin_or_go_on(cfg: DictConfig, folder: RunFolder) -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
-    from thaw.commands.one_run import one_run
-    from thaw.runs.folder import check_unchanged, plain
+    # The schedule needs no torch either.
+    cli.build_all(lambda: settings.check(cfg), lambda: make(cfg.finetune, "finetune"))
+    from thaw.commands.one_run import one_run  # torch is imported from here on
 
     if not cfg.resume_with_changes:
         check_unchanged(folder, plain(cfg))
@@ -79,8 +81,10 @@ def start(words_from: int = 1) -> None:
     """
     # argparse, which reads them, wants `-m` before what it applies to.
     words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
-    words = trust.resume_arguments(words)
+    words = trust.resume_arguments(read(words))
     sys.argv[words_from:] = words
+    if cli.is_first_process() and not asks(words):
+        print("Reading the settings, then PyTorch is loaded …", flush=True)
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)  # a `_target_` may be the user's own
     names.register_resolvers(words)
@@ -88,7 +92,14 @@ def start(words_from: int = 1) -> None:
     setbase(conf.VERSION)
     parser = get_args_parser()
     # As `hydra.main` does it, which reads `sys.argv`.
-    _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
+    try:
+        with told(words):
+            _run_hydra(parser.parse_args(words), parser, run, str(conf.folder()), "config")
+    except OSError as error:
+        place = Before.last
+        if place and cli.is_first_process() and not (place / "status.json").exists():
+            RunFolder(place).end("failed", error)  # Hydra itself could not write there
+        raise
     if jobs.failures:
         sys.exit(1)
 

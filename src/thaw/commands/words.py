@@ -8,7 +8,7 @@ from typing import Any
 
 from thaw.errors import UserError
 from thaw.launch import conf
-from thaw.launch.cli import quoted
+from thaw.launch.typed import quoted
 
 NAME = re.compile(r"[\w.-]+")  # what a file of settings may be called
 

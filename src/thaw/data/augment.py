@@ -11,6 +11,8 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from thaw.errors import UserError
+
 Augment = Callable[[Any], Any]
 _one_generator = Lock()  # torchvision draws from the process's, which threads share
 LONG = 32  # times the shorter side
@@ -77,3 +79,24 @@ def mix(*numbers: int) -> int:
     """One seed from several numbers, so that neighbours get unrelated streams."""
     text = " ".join(map(str, numbers)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+
+
+def check_augment(augment: Augment | None) -> Augment | None:
+    """The same, once it has made a photo of a photo.
+
+    Raises:
+        UserError: it raised, or made something else.
+    """
+    if augment is None:
+        return None
+    photo = Image.new("RGB", (320, 240))
+    try:
+        made = augmented(augment, photo, seed=0, epoch=0, index=0)
+    except Exception as error:  # whatever a transform makes of its arguments, only now
+        raise UserError(f"The settings of augment can't be used: {error}.") from error
+    if not isinstance(made, Image.Image) or made.mode != "RGB":
+        raise UserError(
+            "Expected augment to make an RGB photo (PIL) of one, which a net's own transforms then"
+            f" turn into a tensor, got {type(made).__name__}."
+        )
+    return augment

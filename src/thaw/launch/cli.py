@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,11 @@ from typing import Any, NoReturn
 
 from thaw.errors import UserError
 from thaw.escape import printable
+from thaw.launch import failures
+from thaw.launch.failures import Refused
+from thaw.launch.typed import quoted
+
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours in what a library says
 
 
 class Interrupted(BaseException):
@@ -30,14 +36,6 @@ class Interrupted(BaseException):
     def __init__(self, signum: int) -> None:
         self.signum = signum
         super().__init__(signal.Signals(signum).name)
-
-
-class Refused(BaseException):
-    """A UserError on its way out past Hydra, which would print more about it."""
-
-    def __init__(self, sentence: str) -> None:
-        self.sentence = sentence
-        super().__init__(sentence)
 
 
 trusted: set[str] = set()  # import paths of nets of his own that the user has named himself
@@ -60,7 +58,12 @@ def add_net(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_on_signals() -> None:
-    """Turn Ctrl-C and SIGTERM into `Interrupted`, wherever the program is."""
+    """Turn Ctrl-C and SIGTERM into `Interrupted`, wherever the program is.
+
+    Only the main thread can; elsewhere signals stay with who called.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
 
     def handle(signum: int, frame: FrameType | None) -> NoReturn:
         raise Interrupted(signum)
@@ -79,6 +82,8 @@ def command(main: Callable[[], Any]) -> NoReturn:
     gc.set_threshold(100_000)
     # Nor is there any to be looked for at the end, which would take more than a second.
     atexit.register(gc.freeze)
+    threading.excepthook = tell_of_thread
+    logging.captureWarnings(True)  # of libraries, for who develops with them: to a run's train.log
     exit_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what it can't encode is shown as an escape
@@ -97,12 +102,18 @@ def command(main: Callable[[], Any]) -> NoReturn:
         sentence = error.sentence if isinstance(error, Refused) else user_sentence(error)
         if sentence is None or full_error:
             raise
-        print(printable(sentence, keep="\n"), file=sys.stderr)
+        print(printable(ANSI.sub("", sentence), keep="\n"), file=sys.stderr)
         sys.exit(2)
     finally:
         if full_error is None:
             del os.environ["HYDRA_FULL_ERROR"]
     sys.exit(0)
+
+
+def tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    """Leave to the main thread what the machine refuses a thread: it finds out, and tells it."""
+    if args.exc_value is None or failures.sentence(args.exc_value) is None:
+        threading.__excepthook__(args)
 
 
 def _unread() -> bool:
@@ -172,23 +183,6 @@ def run_alone(overrides: Sequence[str], folder: str) -> float:
     return metrics["val/loss"]
 
 
-def quoted(text: str) -> str:
-    """Any text as a value in Hydra's grammar, which is that text and nothing else.
-
-    >>> quoted("it's a folder, with commas")
-    "'it\\\\'s a folder, with commas'"
-    """
-    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
-    # A backslash is one, except before a quote.
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), plain) + "'"
-
-
-def check_seed(seed: object) -> None:
-    """Raise UserError unless the seed is one."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        raise UserError(f"Expected seed to be a whole number from 0, got {seed!r}.")
-
-
 def build_all(*builders: Callable[[], Any]) -> list[Any]:
     """What each builder makes; all their complaints in one UserError."""
     built, sentences = [], []
@@ -201,7 +195,7 @@ def build_all(*builders: Callable[[], Any]) -> list[Any]:
                 raise
             sentences.append(sentence)
     if sentences:
-        raise UserError("\n".join(sentences))
+        raise UserError("\n".join(dict.fromkeys(sentences)))
     return built
 
 
@@ -222,6 +216,8 @@ def user_sentence(error: Exception) -> str | None:
     if isinstance(error, InstantiationException):
         if isinstance(cause, UserError):
             return str(cause)
+        if refused := failures.sentence(error):
+            return refused
         lost = str(error).startswith("Error locating target")
         if cause is not None and not lost and not isinstance(cause, TypeError | ValueError):
             return None
@@ -239,7 +235,7 @@ def user_sentence(error: Exception) -> str | None:
         if re.search(r"find 'hydra/(launcher|sweeper)/(joblib|submitit|optuna)", sentence):
             sentence += '; it comes with pip install "thaw-vision[sweep]"'
         return sentence
-    return None
+    return failures.sentence(error)
 
 
 def _one_line(text: str) -> str:
@@ -254,6 +250,13 @@ class Escaped(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """As usual, with escapes for what a terminal would obey."""
         return printable(super().format(record), keep="\n")
+
+
+class LogFile(logging.FileHandler):
+    """A run's log, which a full disk may cut short: who trains finds out, and tells it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing, where logging would print a traceback for each line."""
 
 
 class ConsoleHandler(logging.Handler):

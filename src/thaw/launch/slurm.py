@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -54,7 +55,7 @@ class Requeue(Callback):
 
 
 def _take_signals() -> None:
-    if job_id():
+    if job_id() and threading.current_thread() is threading.main_thread():
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(signum, _stop)
 

@@ -1,7 +1,6 @@
 """Label photos by the thousand: their rows go to a file as they come, so memory doesn't grow."""
 
 import importlib.util
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import joined, say, utf8
-from thaw.files import csv_text, write_csv
+from thaw.files import beside, csv_text, write_csv
 from thaw.model import unsure
 from thaw.model.prediction import Prediction, as_row
 
@@ -25,8 +24,6 @@ def check(output: Path) -> None:
     """Raise UserError unless a file of this name can be written."""
     if output.suffix not in (".csv", ".parquet"):
         raise UserError(f"Expected --output to end in .csv or .parquet, got {output}.")
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"Expected a folder that exists in --output {output}.")
     if output.suffix == ".parquet" and not importlib.util.find_spec("pyarrow"):
         raise UserError(
             "Parquet files are written by pyarrow, which is missing: pip install"
@@ -61,7 +58,7 @@ def write(
     first = next(rows, None)
     if first is None:
         raise broken[0]
-    with _whole(output) as partial, _open(partial, output.suffix) as put:
+    with beside(output) as partial, _open(partial, output.suffix) as put:
         rows = chain([first], rows)
         while chunk := list(islice(rows, CHUNK)):
             labels.update(prediction.label for prediction in chunk)
@@ -88,16 +85,6 @@ def _row(prediction: Prediction, cutoff: float | None) -> dict[str, Any]:
 
 def _utf8(row: dict[str, Any]) -> dict[str, Any]:
     return {utf8(k): utf8(v) if isinstance(v, str) else v for k, v in row.items()}
-
-
-@contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        yield partial
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

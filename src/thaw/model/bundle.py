@@ -20,7 +20,7 @@ from thaw import escape
 from thaw.data.dataset import seen
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.files import write_json
+from thaw.files import beside, write_json
 from thaw.model import description
 from thaw.model.description import FORMAT
 from thaw.model.familiar import store
@@ -201,17 +201,14 @@ def save(
     (folder / "model.json").unlink(missing_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.net.state_dict().items()}
     weights = folder / "weights.safetensors"
-    partial = weights.with_suffix(".partial")
-    save_file(tensors, partial)
-    os.replace(partial, weights)
+    with beside(weights) as partial:
+        save_file(tensors, partial)
+        partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
     (folder / store.FILE).unlink(missing_ok=True)
-    readable = [weights]
     if familiar is not None:
         familiar.save(folder)
-        readable.append(folder / store.FILE)
+        (folder / store.FILE).chmod(0o666 & ~_umask())
         facts["unfamiliar"] = familiar.facts() | {"sha256": _sha256(folder / store.FILE)}
-    for file in readable:  # safetensors makes files that only the owner can read
-        file.chmod(0o666 & ~_umask())
     info = {
         "format": FORMAT,
         "arch": backbone.origin,

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import ConfigCompositionException
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich import get_console
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +19,8 @@ from torch import Tensor
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.launch import cli, conf
+from thaw.launch.build import make
+from thaw.launch.mistakes import composed
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
 from thaw.nets.fit import Padded
@@ -44,17 +43,11 @@ def build(
     Raises:
         UserError: settings that are unknown, or that don't fit.
     """
-    try:
-        cfg = conf.composed(overrides, hydra=True)
-    except ConfigCompositionException as error:
-        cause = error.__cause__
-        if not isinstance(cause, OmegaConfBaseException) or not cause.parent_node:
-            raise
-        valid = ", ".join(key for key in map(str, cause.parent_node) if key[0] != "_")
-        raise UserError(f"There is no setting {cause.full_key}; valid are {valid}.") from error
-    make = (lambda: made(cfg.arch, **look(cfg.data)), lambda: instantiate(cfg.finetune))
+    cfg = composed(overrides, hydra=True)
     with nullcontext() if weights else without_loading():
-        backbone, schedule = cli.build_all(*make)
+        backbone, schedule = cli.build_all(
+            lambda: made(cfg.arch, **look(cfg.data)), lambda: make(cfg.finetune, "finetune")
+        )
     return backbone, schedule, cfg.hydra.runtime.choices
 
 
@@ -95,13 +88,13 @@ def _schedule(file: Path, given: dict[str, Any], own: Collection[str]) -> Schedu
                 f" is yours, confirm it: --set finetune._target_={ascii(target)[1:-1][:80]}."
             )
     try:
-        made = instantiate(given)
+        schedule = make(given, "finetune")
     except Exception as error:
         reason = cli.user_sentence(error) or f"{type(error).__name__}: {error}"
         raise UserError(f"{file} is damaged (finetune: {reason.rstrip('.')}).") from error
-    if not isinstance(made, Schedule):
-        raise UserError(f"{file} is damaged (finetune makes a {type(made).__name__}).")
-    return made
+    if not isinstance(schedule, Schedule):
+        raise UserError(f"{file} is damaged (finetune makes a {type(schedule).__name__}).")
+    return schedule
 
 
 def show_all() -> None:

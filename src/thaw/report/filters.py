@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from thaw.errors import UserError
-from thaw.files import spell_out
+from thaw.files import beside, spell_out
 from thaw.nets.backbone import Backbone
 
 MOST = 64  # filters in the figure
@@ -44,4 +44,5 @@ def draw(path: Path, backbone: Backbone) -> None:
     state = "" if backbone.pretrained else ", before any training"
     figure.suptitle(f"{shown} of {name}, {height}×{width} pixels{state}", fontsize=11)
     spell_out(figure)
-    figure.savefig(path, dpi=120)
+    with beside(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from thaw.errors import UserError
-from thaw.files import spell_out
+from thaw.files import beside, spell_out
 from thaw.nets.backbone import Backbone
 from thaw.training.schedule import Schedule
 
@@ -71,4 +71,5 @@ def draw(path: Path, title: str, schedule: Schedule, backbone: Backbone, steps: 
     what = "learning rate (grey: frozen, hatched: norm layers only)"
     figure.colorbar(grid, ax=bottom, location="bottom", aspect=80, label=what)
     spell_out(figure)
-    figure.savefig(path, dpi=120)
+    with beside(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:])

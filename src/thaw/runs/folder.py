@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from thaw.errors import UserError
-from thaw.files import write_csv, write_json
+from thaw.files import remove_left_overs, write_csv, write_json, write_over
 from thaw.runs import read, shipped
 
 
@@ -61,8 +62,10 @@ class RunFolder:
         """Keep other processes from training in this folder, until it ends or this one does.
 
         Raises:
-            UserError: another one does.
+            UserError: another one does, or the photos of the run that began here can't be read.
         """
+        if (self.path / "split.json").exists():
+            read.split(self.path)
         if not self.writes:
             return
         try:
@@ -111,7 +114,9 @@ class RunFolder:
         if status.get("state", "failed") != "failed" and not self.began:
             return  # what an earlier process left stays as it is where this one was refused
         if status or keep:
-            self._set(state, reason=str(reason) or type(reason).__name__)
+            remove_left_overs(self.path)
+            with suppress(OSError):  # of a disk that is gone, or can only be read
+                self._set(state, reason=str(reason) or type(reason).__name__)
             return
         for name in (".hydra", "train.log"):  # all that Hydra has put there by now
             path = self.path / name
@@ -135,7 +140,7 @@ class RunFolder:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         started = self.status.get("started", now)  # that of the run's first process
         values = {"state": state, "started": started, "updated": now, "pid": os.getpid(), **facts}
-        write_json(self.path / "status.json", values)
+        write_over(self.path / "status.json", values)
 
 
 def _differences(before: read.Split, now: read.Split) -> list[str]:

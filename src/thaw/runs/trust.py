@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from thaw.errors import UserError
 from thaw.escape import printable
-from thaw.launch import cli, conf
+from thaw.launch import conf
+from thaw.launch.typed import quoted, unquoted
 from thaw.runs import read, shipped
 from thaw.runs.schema import Wrong
 
@@ -31,7 +32,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     placed = any(argument.startswith("hydra.run.dir=") for argument in arguments)
     if not given or placed:  # placed: a further rank of a run that was expanded already
         return arguments
-    folder = Path(given[-1].removeprefix("resume=").strip("'\"")).expanduser()
+    folder = Path(unquoted(given[-1].removeprefix("resume="))).expanduser()
     saved = folder / ".hydra" / "overrides.yaml"
     if not saved.is_file():
         raise UserError(
@@ -42,7 +43,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         raise UserError("resume= continues one run, so it can't be used with --multirun.")
     rest = [argument for argument in arguments if argument not in given]
     before = checked_overrides(saved, read.overrides(folder), rest)
-    here = cli.quoted(str(folder.resolve()))
+    here = quoted(str(folder.resolve()))
     # `.hydra` stays as the run began: what is asked for now is compared with it.
     place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]
     return [*before, *rest, *place, "hydra.mode=RUN"]  # an experiment may be a sweep

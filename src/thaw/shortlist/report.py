@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from hydra.utils import instantiate
 from rich import get_console
 from rich.console import Console
 
@@ -16,6 +15,7 @@ from thaw.data.cache import FeatureCache
 from thaw.errors import UserError
 from thaw.files import write_csv
 from thaw.launch import cli, memory, names
+from thaw.launch.build import make
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
@@ -42,10 +42,9 @@ def report(words: Sequence[str], out: Path | None = None, csv: str | None = None
     wanted = read(words)
     cfg = wanted.nets[0].cfg
     out = out or Path(names.run_dir(f"outputs/shortlist/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
-    _, cache, data, trainer, *_ = cli.build_all(
-        lambda: cli.check_seed(cfg.seed),
+    cache, data, trainer, *_ = cli.build_all(
         lambda: FeatureCache(**cfg.cache),
-        lambda: instantiate(cfg.data, seed=cfg.seed).checked(),
+        lambda: make(cfg.data, "data", seed=cfg.seed).checked(),
         lambda: make_trainer(cfg.trainer, 1, [], []),
         *(partial(_check, net) for net in wanted.nets),
     )

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from thaw.errors import UserError
 from thaw.launch import conf
+from thaw.launch.mistakes import composed
 from thaw.shortlist.probe import FEWEST
 
 GROUPS = ("data", "trainer", "cache", "seed")  # what of training's settings has a meaning here
@@ -72,7 +73,7 @@ def read(words: Sequence[str]) -> Words:
         chosen += [_setting(word, name) for word in own[name]]
         for fit in fits:
             words = [f"data.fit={fit}", *chosen] if fit else chosen
-            cfg = conf.composed([*given["shared"], *words])
+            cfg = composed([*given["shared"], *words])
             ready = all(OmegaConf.select(cfg.arch, key) for key in ("name", "weights"))
             if names or ready:
                 shown = f"{name}/{cfg.arch.name}" if name in LIBRARIES else name

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from thaw.files import beside, reserve
 from thaw.nets.backbone import Backbone
 from thaw.runs.schema import Wrong, anything, items, number, record, text, whole
 from thaw.training.history import History
@@ -28,15 +30,30 @@ class AtomicCheckpoints(TorchCheckpointIO):
     ) -> None:
         """Write beside, sync to disk, rename."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.name == "last.ckpt" and path.exists():
-            os.replace(path, path.with_name("previous.ckpt"))  # should the new one be damaged
-        os.replace(partial, path)
+        with beside(path) as partial:
+            with partial.open("r+b") as file:
+                reserve(file, sum(tensor.nbytes for tensor in _tensors(checkpoint)))
+                torch.save(checkpoint, file)
+                file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == "last.ckpt" and path.exists():
+                os.replace(path, path.with_name("previous.ckpt"))  # should the new one be damaged
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    """Those in nested values; on disk each storage is there once."""
+    found: dict[int, torch.Tensor] = {}
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            found[value.untyped_storage().data_ptr()] = value
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+    yield from found.values()
 
 
 class Checkpoints(Checkpoint):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -193,17 +194,26 @@ class Extractor:
                     features = run(full.to(self.device, non_blocking=True))[:own].cpu()
                 done.append(features)
                 size = sum(part.nbytes for part in done)
-                if end == 1 and features[0].nbytes * len(names) > self.cache.max_bytes:
-                    raise TooLarge(
-                        f"{features[0].nbytes * len(names) / 1e9:.1f} GB for {len(names)} photos, "
-                        f"and cache.max_gb is {self.cache.max_bytes / 1e9:g}"
-                    )
+                if end == 1:
+                    self._check_room(features[0].nbytes * len(names), len(names))
                 if size > SEGMENT or end == len(batches):
                     shelf.add([n for batch in batches[begin:end] for n in batch], torch.cat(done))
                     done, begin = [], end
         finally:
             for module, mode in zip(modes, training, strict=True):
                 module.training = mode
+
+    def _check_room(self, size: int, photos: int) -> None:
+        """Raise TooLarge where so many bytes are more than may be kept, or than the disk has."""
+        free = shutil.disk_usage(self.cache.dir).free
+        for limit, what in (
+            (self.cache.max_bytes, "cache.max_gb is"),
+            (free, f"what is free in cache.dir={self.cache.dir} is"),
+        ):
+            if size > limit:
+                raise TooLarge(
+                    f"{size / 1e9:.1f} GB for {photos} photos, and {what} {limit / 1e9:.3g}"
+                )
 
     def _photos(self, batches: list[list[str]]) -> Iterator[Tensor]:
         """Images `[B, 3, H, W]`; decoded by as many threads as compute, before they compute.

@@ -1,16 +1,19 @@
 """Schedules: which stages train in which phase, for how long, at which learning rate.
 
-Nothing here trains. Every question about time has one answer, a function of the phase and of how
-many epochs of it have passed, so it can be printed and drawn as well as applied.
+Nothing here trains, or imports torch. Every question about time has one answer, a function of the
+phase and of how many epochs of it have passed, so it can be printed and drawn as well as applied.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from thaw.errors import UserError
-from thaw.nets.backbone import Backbone
+
+if TYPE_CHECKING:
+    from thaw.nets.backbone import Backbone
 
 ANNEALS = ("none", "cosine", "linear")
 BATCH_NORMS = ("eval", "train")
@@ -46,13 +49,13 @@ class Phase:
     def problems(self) -> list[str]:
         """What is wrong with the values, each in a few words."""
 
-        def number(value: object, low: float, whole: bool = False) -> bool:
+        def number(value: object, low: float, high: float = 1e9, whole: bool = False) -> bool:
             kinds = int if whole else int | float
-            return isinstance(value, kinds) and not isinstance(value, bool) and low <= value < 1e9
+            return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
 
         checks = {
             "train": (_is_train(self.train), "head, a number of blocks, all, norms or stage names"),
-            "epochs": (number(self.epochs, 1, whole=True), "a whole number from 1"),
+            "epochs": (number(self.epochs, 1, 1e5, whole=True), "a whole number from 1 to 100000"),
             "lr": (number(self.lr, 0), "a number from 0"),
             "lr_decay": (number(self.lr_decay, 0), "a number from 0"),
             "warmup": (number(self.warmup, 0), "a number of epochs from 0"),
@@ -62,11 +65,18 @@ class Phase:
             "min_delta": (number(self.min_delta, 0), "a number from 0"),
             "restore_best": (isinstance(self.restore_best, bool), "true or false"),
         }
-        return [
-            f"expected finetune.phases.{self.name}.{key} to be {valid}, got {getattr(self, key)!r}"
+        where = f"finetune.phases.{self.name}"
+        problems = [
+            f"expected {where}.{key} to be {valid}, got {getattr(self, key)!r}"
             for key, (good, valid) in checks.items()
             if not good
         ]
+        if not problems and self.warmup > self.epochs:
+            problems.append(
+                f"expected {where}.warmup to be no longer than its {self.epochs} epochs, got"
+                f" {self.warmup}"
+            )
+        return problems
 
     def factor(self, elapsed: float) -> float:
         """Share of the learning rate that applies `elapsed` epochs into the phase.
@@ -113,10 +123,16 @@ class Schedule:
         lr_find: bool = False,
     ) -> None:
         allowed = [field.name for field in fields(Phase) if field.name != "name"]
-        problems = [] if phases else ["expected finetune.phases to hold at least one phase"]
+        problems = []
+        if not isinstance(phases, Mapping) or not phases:
+            problems.append(f"expected finetune.phases to hold at least one phase, got {phases!r}")
+            phases = {}
         if batch_norm not in BATCH_NORMS:
             valid = f"one of {BATCH_NORMS}"
             problems.append(f"expected finetune.batch_norm to be {valid}, got {batch_norm!r}")
+        if not isinstance(lr_decay, int | float) or isinstance(lr_decay, bool) or not lr_decay >= 0:
+            problems.append(f"expected finetune.lr_decay to be a number from 0, got {lr_decay!r}")
+            lr_decay = 1.0
         if not isinstance(lr_find, bool):
             problems.append(f"expected finetune.lr_find to be true or false, got {lr_find!r}")
         self.phases: list[Phase] = []
@@ -129,10 +145,19 @@ class Schedule:
             unknown = [key for key in given if key not in allowed]
             problems += [f"expected {where}.{key} to be set" for key in missing]
             problems += [f"{where}.{key} is unknown, valid are {allowed}" for key in unknown]
+            if given.get("until") is None:  # what only its end would read
+                unread = [key for key in ("patience", "min_delta", "restore_best") if key in given]
+                problems += [f"{where}.{key} needs {where}.until=converged" for key in unread]
             if not missing and not unknown:
                 phase = Phase(**{"name": name, "lr_decay": lr_decay, **given})
                 problems += phase.problems()
                 self.phases.append(phase)
+        for before, phase in pairwise(self.phases):
+            if phase == replace(before, name=phase.name, epochs=phase.epochs):
+                problems.append(
+                    f"finetune.phases.{phase.name} trains what {before.name} does, at the same"
+                    f" rates; give finetune.phases.{before.name}.epochs more instead"
+                )
         if problems:
             raise UserError("The schedule can't be used: " + "; ".join(problems) + ".")
         self.batch_norm, self.lr_find = batch_norm, lr_find
@@ -142,7 +167,7 @@ class Schedule:
         """Length in epochs, at most (phases that end on convergence may be shorter)."""
         return sum(phase.epochs for phase in self.phases)
 
-    def check(self, backbone: Backbone) -> None:
+    def check(self, backbone: "Backbone") -> None:
         """Raise UserError for phases that name stages this backbone doesn't have."""
         blocks = [stage for stage in backbone.stages if stage != "head"]
         problems = []
@@ -163,7 +188,7 @@ class Schedule:
         if problems:
             raise UserError("The schedule doesn't fit the arch: " + "; ".join(problems) + ".")
 
-    def trained(self, phase: Phase, backbone: Backbone) -> tuple[list[str], list[str]]:
+    def trained(self, phase: Phase, backbone: "Backbone") -> tuple[list[str], list[str]]:
         """Stages that train in a phase, and stages of which only the norm layers do."""
         stages = list(backbone.stages)
         if not backbone.pretrained or phase.train == "all":
@@ -176,12 +201,12 @@ class Schedule:
             return stages[-1 - phase.train :], []
         return [stage for stage in stages if stage in phase.train], []
 
-    def apply(self, phase: Phase, backbone: Backbone) -> None:
+    def apply(self, phase: Phase, backbone: "Backbone") -> None:
         """Freeze and thaw the backbone as the phase says."""
         trained, norms = self.trained(phase, backbone)
         backbone.thaw(trained, norms, self.batch_norm if backbone.pretrained else "train")
 
-    def trainable(self, backbone: Backbone) -> int:
+    def trainable(self, backbone: "Backbone") -> int:
         """Parameters that train in one phase or another."""
         names: set[str] = set()
         for phase in self.phases:
@@ -191,7 +216,7 @@ class Schedule:
         own = dict(backbone.named_parameters())
         return sum(own[name].numel() for name in names)
 
-    def lr(self, phase: Phase, stage: str, backbone: Backbone, elapsed: float) -> float:
+    def lr(self, phase: Phase, stage: str, backbone: "Backbone", elapsed: float) -> float:
         """Learning rate of a stage `elapsed` epochs into a phase; 0 where it is frozen."""
         trained, norms = self.trained(phase, backbone)
         if stage not in trained and stage not in norms:
@@ -201,7 +226,7 @@ class Schedule:
         return phase.lr * phase.lr_decay**distance * phase.factor(elapsed)
 
 
-def stage_rates(schedule: Schedule, backbone: Backbone) -> dict[str, Sequence[float]]:
+def stage_rates(schedule: Schedule, backbone: "Backbone") -> dict[str, Sequence[float]]:
     """Learning rate of each stage in each phase, at its full height; 0 where it is frozen."""
     return {
         stage: [
