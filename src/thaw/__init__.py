@@ -4,8 +4,9 @@ photos → net → phases → logits → a model that leaves → a verdict. Room
 
 launch                 before torch: exit codes, names of folders, where settings are
 data, nets             photos, splits, the cache of features; backbones, their stages and weights
+runs                   what a run's folder holds: written, read, and of older versions
 model, comparison      the bundle that leaves, predicting with it; finished runs side by side
-training               phases, what is frozen, checkpoints, the run folder
+training               phases, what is frozen, checkpoints, losses and metrics
 evaluation, export     how good the answers are; ONNX and torch.export files
 report, sweeps         what is told, on the screen and in files; many runs
 shortlist, checks      which net to begin with; what is wrong with the photos

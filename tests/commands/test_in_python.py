@@ -163,15 +163,15 @@ def test_a_mistake_is_a_user_error(tmp_path, words, settings, said):
     assert not [*tmp_path.glob("outputs/**/*")]
 
 
-@pytest.fixture
-def pythons_ctrl_c():
-    """Ctrl-C does what it does in Python by itself, whatever tests before have called."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["usual", "ignored"])
+def ctrl_c(request):
+    """What Ctrl-C does before, whatever tests before have called: a background job ignores it."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield request.param
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path, pythons_ctrl_c):
+def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path, ctrl_c):
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -179,6 +179,7 @@ def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path
         patch.setattr("thaw.training.history.History.on_train_epoch_end", press)
         with pytest.raises(KeyboardInterrupt):
             thaw.train(data=few, **SMALL)
+    assert signal.getsignal(signal.SIGINT) is ctrl_c
     (status,) = tmp_path.glob("outputs/runs/*/*/status.json")
     assert json.loads(status.read_text())["state"] == "interrupted"
     assert thaw.train(resume=status.parent).metrics["epochs"] == 1

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from thaw.data import shapes
+from thaw.data.find import find
 from thaw.errors import UserError
 
 SMALL = {"train_per_class": 2, "test_per_class": 1, "size": 32}
@@ -40,6 +41,7 @@ def test_layout(drawn: Path):
     assert [path.name for path in drawn.parent.iterdir()] == ["shapes"]  # nothing left beside it
     manifest = json.loads((drawn / "shapes.json").read_text())
     assert manifest == {"format": shapes.FORMAT, "seed": 0, **SMALL}
+    assert not find(drawn).left_out  # so that training has nothing to say of it
 
 
 @pytest.mark.parametrize("size", [32, 75])
@@ -90,7 +92,7 @@ def test_other_arguments_are_refused(drawn: Path, change: dict[str, int]):
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"no readable shapes\.json"):
+    with pytest.raises(UserError, match="photos of yours, say data=folder"):
         shapes.draw(tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 

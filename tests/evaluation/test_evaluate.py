@@ -193,8 +193,9 @@ def test_the_class_it_struggles_with_in_words(confusion, sentence):
     assert "chance" not in found
 
 
-def test_a_difference_that_may_be_chance_is_called_so():
-    assert "may be chance" in struggles([[38, 2], [3, 37]], ["a", "b"])
+@pytest.mark.parametrize("confusion", [[[38, 2], [3, 37]], [[3, 0], [1, 2]], [[9, 0], [1, 8]]])
+def test_a_difference_that_may_be_chance_is_called_so(confusion):
+    assert "may be chance" in struggles(confusion, ["a", "b"])
 
 
 def test_one_missed_photo_is_not_worse_than_many():

@@ -1,6 +1,7 @@
 """What a check is given, and what it answers: the one interface of all of them.
 
-A check is a file with `find(context) -> list[Result]`, and a line in `thaw.checks.check.CHECKS`.
+A check is a file with `find(context) -> list[Result]`, and a line in `thaw.checks.check.CHECKS`;
+an issue of a new name has its place in `ISSUES`.
 """
 
 from collections.abc import Sequence

@@ -44,12 +44,20 @@ def listing(groups: dict[str, dict[str, Path]]) -> str:
 
 
 def about(file: Path) -> str:
-    """The first comment line of a file, leaving out where its settings go and its own command."""
+    """What a file's first comment line begins to say, to the end of its sentence.
+
+    Left out is where its settings go, and its own command.
+    """
+    first, said = 0, ""
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        comment = re.match(r"# *+(?!@package|python train\.py|thaw train)(.*\S)", line)
+        comment = re.match(r"# ?(?!@package|python train\.py|thaw train)(\S.*)", line)
         if comment:
-            return comment[1]
-    return ""
+            said = f"{said} {comment[1].rstrip()}".lstrip()
+            first = first or len(said)
+        elif first:
+            break
+    sentence = re.match(rf".{{{max(first - 1, 0)}}}.*?(?<=[.?!])(?= |$)", said)
+    return sentence[0] if sentence else said
 
 
 def _unknown(name: str, known: list[str]) -> str:

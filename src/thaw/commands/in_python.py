@@ -79,7 +79,7 @@ class Run(os.PathLike[str]):
 
     @cached_property
     def model(self) -> "Model":
-        """The trained model: `run.model.predict(["a.jpg"])`."""
+        """The trained model: `list(run.model.predict(["a.jpg"]))`."""
         from thaw.model.bundle import load
 
         return load(self.path)
@@ -213,6 +213,7 @@ def _process_as_it_was() -> Iterator[None]:
             logger.setLevel(level)
         if interrupted is not None:
             signal.raise_signal(interrupted)  # for whoever waits for it: Ctrl-C in a notebook
+            raise KeyboardInterrupt  # where nobody does, there is still no run to return
 
 
 def compare(runs: Sequence[Run | str | os.PathLike[str]] | Run | str) -> "Leaderboard":

@@ -38,7 +38,7 @@ from thaw.training import lr_find, plugins
 from thaw.training.checkpoints import Checkpoints, resume_point
 from thaw.training.features import Extractor
 from thaw.training.forgetting import Forgetting
-from thaw.training.frozen import FrozenWork
+from thaw.training.frozen_work import FrozenWork
 from thaw.training.history import History
 from thaw.training.module import Classifier, MakeOptimizer, check_optimizer
 from thaw.training.schedule import Schedule

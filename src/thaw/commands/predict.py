@@ -30,7 +30,11 @@ def main() -> None:
     )
     for kind in ("csv", "json"):
         parser.add_argument(
-            f"--{kind}", nargs="?", const="-", metavar="FILE", help=f"{kind} to FILE or the screen"
+            f"--{kind}",
+            nargs="?",
+            const="-",
+            metavar="FILE",
+            help=f"as {kind.upper()}, to FILE or the screen",
         )
     parser.add_argument(
         "--similar", type=int, default=0, metavar="K", help="tell the K train photos most like each"

@@ -22,12 +22,13 @@ EXTENSIONS = {  # and the format that each says, as `format_of` calls it
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
 }
 
+MANIFEST = "shapes.json"  # what data=shapes drew: Thaw's own, so not a word about it
+
 # What operating systems, NAS and editors leave in folders; names in lower case.
 SYSTEM = {
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler"),  # Windows
     *("system volume information", "lost+found", "__pycache__"),
-    "shapes.json",  # of data=shapes: what it drew
     "imagenotfound.gif",  # what a site sent in place of a photo: hymenoptera's, for one
     *("@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@transcode"),  # Synology, QNAP
 }
@@ -75,6 +76,8 @@ def _walk(folder: Path, above: list[tuple[int, int]], found: Found) -> None:
         return
     for entry in entries:
         path = folder / entry.name
+        if entry.name == MANIFEST:
+            continue
         if is_clutter(entry.name):
             found.left_out.append(LeftOut(path, "hidden or of the system"))
             continue
@@ -181,7 +184,8 @@ def find_photos(places: Iterable[Path], left_out: list[LeftOut] | None = None) -
     places = list(places)
     missing = [str(place) for place in places if not place.exists()]
     if missing:
-        raise UserError(f"Expected photos or folders of photos, but there is no {missing}.")
+        names = ", ".join(missing)
+        raise UserError(f"Expected photos or folders of photos, but there is no {names}.")
     found, others = list[Path](), list[LeftOut]()
     for place in places:
         inside = find(place) if place.is_dir() else Found([place])

@@ -17,10 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from thaw.data.find import MANIFEST
 from thaw.data.scenes import CLASSES, photo
 from thaw.errors import UserError
 
-MANIFEST = "shapes.json"
 FORMAT = 1  # raise it whenever the same arguments would draw other pixels
 MOST_IMAGES = 100_000
 POOL_ABOVE = 1_000  # below, starting the processes costs more than they save
@@ -76,7 +76,10 @@ def _is_drawn(root: Path, asked: dict[str, int]) -> bool:
     try:
         found = json.loads((root / MANIFEST).read_text())
     except (OSError, ValueError):
-        found = f"something else (no readable {MANIFEST})"
+        raise UserError(
+            f"Expected a new folder in data.root for data=shapes to draw into, but {root} holds"
+            f" something else; if those are photos of yours, say data=folder data.root={root}."
+        ) from None
     if found != asked:
         raise UserError(
             f"data=shapes expects {root} to hold {asked}, but it holds {found}; "

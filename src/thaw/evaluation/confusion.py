@@ -111,7 +111,11 @@ def struggles(confusion: list[list[int]], classes: list[str]) -> str:
         what = f"{errors} of {support} are missed, each taken for another class"
     text = f"It struggles with {classes[worst]}: {what}."
     rest = total - support
-    right = sum(row[i] for i, row in enumerate(confusion)) - row[worst]
-    if rest and right / rest <= upper[worst]:
-        text += " That may be chance: its 95% interval includes how the others do."
+    if rest:
+        # How far it is behind the others, with Newcombe's interval (1998, method 10).
+        right = sum(row[i] for i, row in enumerate(confusion)) - row[worst]
+        others, recall = right / rest, row[worst] / support
+        reach = math.hypot(others - wilson(right, rest)[0], upper[worst] - recall)
+        if others - recall <= reach:
+            text += " That may be chance: so few photos can't tell it from the others."
     return text

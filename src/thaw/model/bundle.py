@@ -63,6 +63,9 @@ class Model:
         self.level = own_level(info) if familiar else None
         self.white: dict[str, float] = info.get("white", {})  # see `thaw.data.pixels.deep`
 
+    def __repr__(self) -> str:
+        return f"Model({self.backbone.origin['name']!r}, {len(self.classes)} classes)"
+
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
         return self._outputs([seen(self.transforms, image) for image in images])[0]

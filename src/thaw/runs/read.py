@@ -273,7 +273,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 def _epoch(row: dict[str, str]) -> dict[str, Any]:
     numbers = {key: float(value) for key, value in row.items() if key != "phase" and value}
     _epochs_row(numbers)
-    return numbers | {"phase": escape.uncell(row["phase"])}
+    return numbers | {"epoch": int(numbers["epoch"]), "phase": escape.uncell(row["phase"])}
 
 
 _epochs_row = record({"epoch": number(1, 1e9), "val/loss": _loss, "val/acc": _share})

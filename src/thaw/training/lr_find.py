@@ -18,7 +18,7 @@ from thaw.data.folder import PhotoFolder
 from thaw.files import write_figure, write_json
 from thaw.runs.read import read_json
 from thaw.runs.schema import items, number, or_none, record
-from thaw.training.frozen import FrozenWork
+from thaw.training.frozen_work import FrozenWork
 from thaw.training.module import Classifier
 from thaw.training.schedule import Schedule
 
