@@ -1,6 +1,7 @@
 """What to label next: chosen, listed, and labelled on a page."""
 
 import filecmp
+import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -169,6 +170,7 @@ def _training(run: Path, into: Path | None, model: Model) -> str:
         words += ["data=folder", f"data.root={into}"]
     elif not words:
         words = ["data=folder", f"data.root={model.familiar.root if model.familiar else ''}"]
+    words = [re.sub(r"='([\w./~ -]+)'$", r"=\1", word) for word in words]  # Hydra's quotes
     return shlex.join([*shlex.split(cli.door("train")), *words])
 
 
