@@ -108,6 +108,7 @@ WRONG = {
     "trainer.precision=17": "trainer.precision to be one of auto, 32-true",
     "debug=1": "debug to be true or false, got 1",
     "data=folder data.root=nowhere": "data.root=nowhere, but there is none",
+    "data.root=photos": "did you mean data=folder data.root=photos?",
     "data=folder data.root=file": "data.root=file, but it is a file",
     "data=folder": "Expected data.root to be set",
     "data=folder data.root=null": "Expected data.root to be a path, got null",

@@ -34,8 +34,9 @@ def test_a_path_needs_no_quotes_but_the_shells(multirun):
     for name in [*NAMES, "${x}", " a", "~x"]:
         Path(name).mkdir()
         for path in (name, str(Path(name).resolve())):
-            *flags, word = read([*["-m"] * multirun, f"data.root={path}"])
-            assert flags == ["-m"] * multirun
+            asked = [*["-m"] * multirun, "data=folder"]
+            *rest, word = read([*asked, f"data.root={path}"])
+            assert rest == asked
             override = parser.parse_override(word)
             assert not override.is_sweep_override(), "it is no list"
             # What a sweep's job gets, and what a resumed run gets once more.
@@ -55,7 +56,9 @@ def test_a_path_that_is_not_there_yet_needs_none_either():
 
 def test_home_references_and_what_is_quoted_for_hydra_mean_what_they_did(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    cfg = composed("hydra.run.dir=~/runs/${seed}", "data.root='my photos'", "cache.dir=a\\ b")
+    cfg = composed(
+        "hydra.run.dir=~/runs/${seed}", "data=folder", "data.root='my photos'", "cache.dir=a\\ b"
+    )
     assert cfg.hydra.run.dir == f"{tmp_path}/runs/42"
     assert cfg.data.root == "my photos"
     Path("a b").mkdir()
@@ -77,7 +80,7 @@ def test_home_references_and_what_is_quoted_for_hydra_mean_what_they_did(monkeyp
 def test_in_a_sweep_paths_with_a_comma_between_them_are_several(typed, read_as):
     Path("one").mkdir()
     Path("two").mkdir()
-    assert read(["-m", typed]) == ["-m", read_as]
+    assert read(["-m", "data=folder", typed]) == ["-m", "data=folder", read_as]
 
 
 def test_quotes_come_off_as_they_went_on():

@@ -38,6 +38,13 @@ def read(arguments: Sequence[str]) -> list[str]:
         UserError: some of it is no setting; what else is wrong is told with it.
     """
     words, slips = as_hydra_reads(arguments)
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    chosen = {"data", "experiment", "resume", "from_run"} & given.keys()
+    if "data.root" in given and not chosen and not slips:
+        slips.append(
+            f"data.root={given['data.root']} names photos, but data=shapes, the default, draws its"
+            f" own; did you mean data=folder data.root={given['data.root']}?"
+        )
     if slips:
         raise UserError("\n".join([*slips, *mistakes(words)]))
     return words
