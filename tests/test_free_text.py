@@ -80,7 +80,8 @@ def test_a_run_holds_them_as_they_are(run):
         header, *rows = csv.reader(file)
     assert header[:4] == ["path", "label", "prediction", "confidence"]
     assert len(header) == len({*header}) >= 4 + len(CLASSES)
-    assert all(name.startswith("p:") for name in header if name not in header[:4])
+    assert header[4] == "familiarity"
+    assert all(name.startswith("p:") for name in header[5:])
     assert not [c for row in rows for c in row if c[:1] in "=@+\t\r" and c]
     assert thaw.load(run.path).classes == CLASSES
     assert read.split(run.path).classes == CLASSES

@@ -486,7 +486,7 @@ def test_write(tmp_path):
 def test_figures(tmp_path, number):
     for i in range(number):
         wrong = right(range(2 * i, 3 * i))
-        plant(tmp_path / str(i), wrong, arch=f"net{i}", model_bytes=1e6 * (i + 1) ** 2)
+        plant(tmp_path / str(i), wrong, arch=f"net{i}", model_bytes=10**6 * (i + 1) ** 2)
     plant(tmp_path / "seed", right([5]), arch="net0", seed=1)
     report.write([tmp_path], tmp_path)
     figures = {path.name: path for path in (tmp_path / "figures").iterdir()}

@@ -106,7 +106,7 @@ def test_a_job_of_submitit_is_requeued_and_goes_on(short, tmp_path, elsewhere, m
 
 
 def _terminate_once(sweep):
-    while not (found := [p for p in sweep.glob("*/history.csv") if p.stat().st_size > 600]):
+    while not (found := [p for p in sweep.glob("*/history.csv") if p.stat().st_size > 2000]):
         time.sleep(0.01)
     status = json.loads((found[0].parent / "status.json").read_text())
     os.kill(status["pid"], signal.SIGTERM)

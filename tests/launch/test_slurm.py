@@ -75,7 +75,7 @@ def stopped(forks, tmp_path):
         cache = {"THAW_CACHE": os.environ["THAW_CACHE"]}
         process = forks.Process(target=child, args=(arguments, tmp_path, INSIDE | path | cache))
         process.start()
-        while not [p for p in tmp_path.glob("outputs/**/history.csv") if p.stat().st_size > 600]:
+        while not [p for p in tmp_path.glob("outputs/**/history.csv") if p.stat().st_size > 2000]:
             assert process.is_alive(), (tmp_path / "log").read_text()
             time.sleep(0.01)
         os.kill(process.pid, signum)

@@ -126,4 +126,4 @@ def test_a_run_follows_everywhere(train, call_script, short, tmp_path):
     wrong = train(*short, "data.fit=stretch", "data.size=4", "logger=none")
     assert wrong.code == 2
     assert "data.fit to be one of crop, squash, pad" in wrong.err
-    assert "data.size to be null" in wrong.err
+    assert "data.size to be a whole number" in wrong.err

@@ -105,7 +105,8 @@ def test_every_arch_is_described_offline(facts, arch: str):
     else:
         # The comment in the file is what users read first.
         comment = (REPO / "conf" / "arch" / f"{arch}.yaml").read_text().splitlines()[0]
-        assert f"top-1 {said['weights']['accuracy']:.1f}%" in comment
+        accuracy = said["weights"]["accuracy"]  # None where nobody says it
+        assert accuracy is None or f"top-1 {accuracy:.1f}%" in comment
         assert said["weights"]["licence"]
 
 
@@ -308,9 +309,9 @@ def test_lines_of_equal_stages_are_all_seen(describe, tmp_path: Path):
             "++finetune.phases.last.warmup=1",
             "++finetune.phases.all.anneal=cosine",
         ],
-        ["++finetune.phases.head.warmup=100", "++finetune.phases.head.until=converged"],
+        ["++finetune.phases.head.warmup=5", "++finetune.phases.head.until=converged"],
     ],
-    ids=["everything", "a warm-up that never ends"],
+    ids=["everything", "a warm-up as long as its phase"],
 )
 def test_any_schedule_is_drawn(describe, tmp_path: Path, settings: list[str]):
     asked = ["resnet18", "--finetune", "gradual", "--steps-per-epoch", "3"]

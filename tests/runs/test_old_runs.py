@@ -38,6 +38,7 @@ def test_a_run_that_broke_off_ends_as_if_nothing_had_happened(here):
     resumed = call_train(here, "resume=outputs/broken")
     assert resumed.code == 0, resumed.err
     assert "going on from" in resumed.out
+    assert "what was before it" not in resumed.out, "it began anew"
     assert state(broken) == "done"
     assert weights_of(broken) == weights_of(whole.run)
     last, expected = (read.history(run)[-1] for run in (broken, whole.run))

@@ -73,6 +73,8 @@ def read(words: Sequence[str]) -> Words:
         chosen += [_setting(word, name) for word in own[name]]
         for fit in fits:
             words = [f"data.fit={fit}", *chosen] if fit else chosen
+            if group in LIBRARIES and not any(word.startswith("arch.name=") for word in chosen):
+                continue  # any of theirs: which one isn't said
             cfg = composed([*given["shared"], *words])
             ready = all(OmegaConf.select(cfg.arch, key) for key in ("name", "weights"))
             if names or ready:

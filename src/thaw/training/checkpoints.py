@@ -172,7 +172,7 @@ _staged = {
 }
 _history = {"rows": items(_row)}
 _callbacks = {
-    "StagedUnfreezing": record(_staged, others=None),
+    "StagedUnfreezing": record(_staged, {"changed": record({}, others=items(text()))}, others=None),
     "History": record(_history, {"known_from": _count}, others=None),
 }
 _optimizer = record({"state": anything, "param_groups": items(record({"params": anything}))})

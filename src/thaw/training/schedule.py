@@ -6,8 +6,7 @@ phase and of how many epochs of it have passed, so it can be printed and drawn a
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from thaw.errors import UserError
@@ -152,12 +151,6 @@ class Schedule:
                 phase = Phase(**{"name": name, "lr_decay": lr_decay, **given})
                 problems += phase.problems()
                 self.phases.append(phase)
-        for before, phase in pairwise(self.phases):
-            if phase == replace(before, name=phase.name, epochs=phase.epochs):
-                problems.append(
-                    f"finetune.phases.{phase.name} trains what {before.name} does, at the same"
-                    f" rates; give finetune.phases.{before.name}.epochs more instead"
-                )
         if problems:
             raise UserError("The schedule can't be used: " + "; ".join(problems) + ".")
         self.batch_norm, self.lr_find = batch_norm, lr_find
