@@ -19,8 +19,8 @@ from PIL import Image
 
 from thaw.data.folder import PhotoFolder
 from thaw.launch import names
-from thaw.nets import checkpoint
 from thaw.nets.backbone import Backbone
+from thaw.nets.state import checkpoint
 from thaw.training.schedule import Schedule
 
 CONF = REPO / "conf"

@@ -16,8 +16,8 @@ from thaw.data.dataset import cropped, cut_away, mean_cut_away, normalised, pixe
 from thaw.data.pixels.resize import ResizeAndCrop
 from thaw.model import bundle
 from thaw.nets.fit import Padded, check_side, fitted, seen
-from thaw.nets.matching import vit_positions
 from thaw.nets.pretrained import made
+from thaw.nets.state.matching import vit_positions
 
 WAYS = [*itertools.product(("crop", "squash", "pad"), (None, 96))]
 OWN = ImageClassification(crop_size=224)

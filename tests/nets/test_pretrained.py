@@ -173,8 +173,10 @@ def test_a_vit_is_built_for_the_size_of_its_weights(
     (hub / entry.url.rsplit("/", 1)[-1]).touch()  # what it would hold is below
     with WithoutMemory():
         state = models.vit_b_16(image_size=side).state_dict()
-        monkeypatch.setattr("thaw.nets.checkpoint.read", lambda path: state)
-        monkeypatch.setattr("thaw.nets.checkpoint.check_finite", lambda *_: None)  # of no numbers
+        monkeypatch.setattr("thaw.nets.state.checkpoint.read", lambda path: state)
+        monkeypatch.setattr(
+            "thaw.nets.state.checkpoint.check_finite", lambda *_: None
+        )  # of no numbers
         backbone = pretrained.torchvision("vit_b_16", weights_name)
     assert backbone.origin["kwargs"] == {"image_size": side}
     assert backbone.input_size == side

@@ -56,7 +56,7 @@ def describe(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr("thaw.nets.checkpoint.read", refuse)
+    monkeypatch.setattr("thaw.nets.state.checkpoint.read", refuse)
     monkeypatch.setattr("thaw.fetch.download", refuse)
 
     def call(*arguments: str) -> SimpleNamespace:

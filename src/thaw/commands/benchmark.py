@@ -345,7 +345,7 @@ def prepare(job: dict[str, Any]) -> tuple[Any, Any, Any]:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms._presets import ImageClassification
 
-    from thaw.nets.matching import in_order, load
+    from thaw.nets.state.matching import in_order, load
     from thaw.nets.weights import PACKAGED, packaged
 
     torch.manual_seed(42)

@@ -25,7 +25,7 @@ from torchvision.transforms._presets import ImageClassification
 from thaw.errors import UserError
 from thaw.launch.cli import trusted
 from thaw.nets.backbone import Backbone, check_order
-from thaw.nets.matching import load
+from thaw.nets.state.matching import load
 from thaw.nets.weights import loading, named_file
 
 Factory = Callable[..., Any]

@@ -1,7 +1,7 @@
 """Where nets come from: torchvision, timm, or nets of no library (`thaw.nets.own`).
 
 Each `conf/arch/*.yaml` names one function of this file, or the user's own. Weights are found by
-`thaw.nets.weights` and read by `thaw.nets.matching`.
+`thaw.nets.weights` and read by `thaw.nets.state.matching`.
 """
 
 import difflib
@@ -24,8 +24,8 @@ from thaw.errors import UserError
 from thaw.nets import own
 from thaw.nets.backbone import Backbone, check_order
 from thaw.nets.fit import check_side, fitted
-from thaw.nets.matching import as_timm, in_order, load, vit_positions, whose, without_aux
 from thaw.nets.own import small_cnn
+from thaw.nets.state.matching import as_timm, in_order, load, vit_positions, whose, without_aux
 from thaw.nets.weights import HUB, PACKAGED, cached, loading, named_file, packaged, say_licence
 
 # Keywords of timm and torchvision that read files, fetch, or make something else than a classifier.
@@ -44,7 +44,7 @@ def torchvision(
     Args:
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
         weights: DEFAULT, a name such as IMAGENET1K_V1, a file or run folder (see
-            `thaw.nets.matching.load`), or None for random ones.
+            `thaw.nets.state.matching.load`), or None for random ones.
         size: of a ViT's photos in pixels; its position embeddings are resampled.
         kwargs: passed to torchvision's builder, `dropout=0.5` for instance.
 
@@ -108,7 +108,7 @@ def timm(
     Args:
         name: one of `timm.list_models()`.
         weights: DEFAULT, a tag of that model, a file or run folder (see
-            `thaw.nets.matching.load`), or None for random ones.
+            `thaw.nets.state.matching.load`), or None for random ones.
         img_size: side of the square that the net sees, in pixels; the weights' own if None. timm
             resamples a ViT's positions for it.
         kwargs: passed to `timm.create_model`, `drop_rate=0.2` for instance.

@@ -15,7 +15,7 @@ import torch
 
 from thaw import fetch
 from thaw.errors import UserError
-from thaw.nets import content
+from thaw.nets.state import content
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from torch.serialization import MAGIC_NUMBER as MAGIC
 from torch.serialization import safe_globals
 
 from thaw.errors import UserError
-from thaw.nets import content
+from thaw.nets.state import content
 
 State = dict[str, Tensor]
 DEEPEST = 8  # dictionaries in dictionaries; one may hold itself

@@ -18,9 +18,9 @@ from torchvision import models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from thaw.errors import UserError
-from thaw.nets import checkpoint, content
-from thaw.nets.checkpoint import State
 from thaw.nets.stages import find_head, is_in
+from thaw.nets.state import checkpoint, content
+from thaw.nets.state.checkpoint import State
 
 log = logging.getLogger(__name__)
 COUNTER = "num_batches_tracked"  # of BatchNorm: absent from older files, and nothing reads it
