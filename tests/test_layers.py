@@ -90,7 +90,7 @@ def test_what_comes_before_torch_never_imports_it():
         ("import thaw", ("torch", "hydra", "numpy")),
         ("import thaw.comparison.report", ("torch",)),
         ("import thaw.sweeps.jobs", ("torch", "matplotlib")),
-        ("import thaw.model.bundle", ("lightning", "hydra")),
+        pytest.param("import thaw.model.bundle", ("lightning", "hydra"), marks=pytest.mark.slow),
     ],
 )
 def test_a_room_brings_only_what_it_needs(code, absent):

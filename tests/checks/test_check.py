@@ -171,6 +171,7 @@ def test_before_training_warn_says_it_once_strict_refuses_off_is_silent(train, c
     assert "spelled alike" not in log
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_written_and_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("thaw.checks.check.FOLDS", 3)

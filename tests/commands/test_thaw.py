@@ -158,6 +158,7 @@ def test_conf_refuses_what_there_is_not(thaw, name, said):
     assert said in done.err
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_is_found_listed_and_wins(thaw, mine):
     mine("finetune/mine.yaml")
     said = "# Mine, which a second\n# line ends. No more.\n"

@@ -580,6 +580,7 @@ def test_a_mistake_is_one_sentence(call):
     assert err == "Expected a run folder or a folder of runs, but there is no nowhere.\n"
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed(tmp_path):
     plant(tmp_path / "a", right())
     plant(tmp_path / "b", right(), arch="resnet50")

@@ -103,6 +103,7 @@ def test_the_state_is_told_on_a_disk_without_a_byte_left(disk):
     assert {path.name for path in place.iterdir()} == {"status.json", "fill"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_a_place_that_cannot_be_written_is_refused_before_anything(train, short, disk, key):
     Path("file").touch()

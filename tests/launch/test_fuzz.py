@@ -69,6 +69,7 @@ def fuzz(seed: int, count: int, base: list[str]) -> tuple[list[str], float]:
     return sentences, slowest
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_random_settings_are_built_or_refused_in_sentences(tmp_path, monkeypatch):
     root = make_photos(tmp_path / "photos", train=3, test=1)

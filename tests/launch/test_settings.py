@@ -165,6 +165,7 @@ def test_of_a_sweep_every_option_is_looked_at_before_the_first_job():
     assert mistakes(["arch=resnet18,resnet50", "finetune.phases.head.lr=1e-3,1e-2"]) == []
 
 
+@pytest.mark.slow
 def test_every_file_that_thaw_brings_is_valid():
     Path("table.csv").touch()
     groups = {g: [*conf.options(g)] for g in ("arch", "data", "optimizer", "finetune", "trainer")}

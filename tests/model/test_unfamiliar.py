@@ -123,6 +123,7 @@ def test_features(knowing, call_script, red, tmp_path):
     assert table[0]["features"] == pytest.approx(features[0].tolist(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_evaluate_tells_what_it_is_worth(knowing, call_script, strange, tmp_path):
     out = tmp_path / "out"
     done = call_script("evaluate", knowing, "--unfamiliar", strange.parent, "--out", out)

@@ -219,6 +219,7 @@ def test_a_run_is_described_as_it_was_trained(describe, finished):
     assert describe(str(finished.run), "--classes", "4").code == 2
 
 
+@pytest.mark.slow
 def test_the_filters_of_the_first_layer_are_drawn(describe, finished, tmp_path: Path):
     assert describe(str(finished.run), "--filters", str(tmp_path / "f.png")).code == 0
     with Image.open(tmp_path / "f.png") as figure:

@@ -60,6 +60,7 @@ def test_an_old_sweep_is_done_when_its_command_is_repeated(here):
     assert "finetune.phases.last.lr: 0.1 -> 0.2" in done.out
 
 
+@pytest.mark.slow
 def test_an_old_run_is_read_and_used(here, call_script):
     run = "outputs/sweep/seed=1"
     commands = {

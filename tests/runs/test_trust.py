@@ -162,6 +162,7 @@ def test_the_table_of_what_is_shipped_reads_all_of_conf():
         trust.resume_arguments(["resume=nowhere"])
 
 
+@pytest.mark.slow
 def test_a_net_of_ones_own_resumes_once_confirmed(tmp_path, monkeypatch):
     from test_old_runs import SETTINGS
 

@@ -172,6 +172,7 @@ def test_norms_trains_norm_layers_and_the_head(train, small, backbone):
     assert names == norms | {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.slow
 def test_writing_to_a_frozen_stage_is_told_of(train, small, monkeypatch):
     def tamper(self, batch, batch_idx, step=Classifier.training_step):
         with torch.no_grad():

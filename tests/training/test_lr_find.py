@@ -16,6 +16,7 @@ def test_the_suggestion_is_the_steepest_fall_before_the_lowest_loss():
     assert suggest(rates, [1.0, 1.1, 1.2, 1.3, 2.0, 9.0]) is None
 
 
+@pytest.mark.slow
 def test_the_found_rate_is_used_printed_and_drawn(train, small):
     done = train(*small, *SHORT)
     assert done.code == 0, done.err

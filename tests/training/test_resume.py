@@ -146,6 +146,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, dead, referenc
     assert outcome(dead) == outcome(reference)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(train, reference):
     before = {path: path.stat().st_mtime_ns for path in reference.rglob("*") if path.is_file()}
     done = train(f"resume={reference}", STOP)
@@ -164,6 +165,7 @@ def test_resuming_with_other_settings_is_refused_by_name(train, dead):
     assert train(f"resume={dead}", STOP, "data.batch_size=8", "resume_with_changes=true").code == 0
 
 
+@pytest.mark.slow
 def test_resuming_on_other_photos_is_refused(train, few, dead):
     photo = few / "train" / "red" / "0.jpg"
     aside = photo.rename(few / "0.jpg")
