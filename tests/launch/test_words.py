@@ -112,6 +112,7 @@ SLIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", SLIPS)
 def test_a_slip_is_told_with_what_was_meant(typed):
     for folder in ("photos", "my photos", "run/.hydra"):

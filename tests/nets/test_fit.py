@@ -55,6 +55,7 @@ def test_squash_sees_all_and_pad_keeps_proportions():
     assert (padded[:56].max(), padded[56:168].min(), padded[168:].max()) == (0, 255, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [InterpolationMode.BILINEAR, pytest.param(InterpolationMode.BICUBIC, marks=pytest.mark.slow)],

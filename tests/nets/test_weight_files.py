@@ -139,6 +139,7 @@ AVERAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_weights_are_found_in_what_training_scripts_write(
     kind: str, state: State, other: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -419,6 +420,7 @@ REFUSED: dict[str, tuple[Callable[[Path, State], None], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REFUSED)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 def test_what_is_no_weights_is_named_by_its_content(kind: str, state: State, tmp_path: Path):

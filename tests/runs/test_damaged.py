@@ -170,6 +170,7 @@ def test_a_damaged_run_is_not_gone_on_with(file, run, tmp_path):
         assert (broken / "status.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["missing", "cut off", "of another net"])
 def test_the_best_epoch_is_lost(how, run, tmp_path):
     broken = shutil.copytree(OLD / "broken", tmp_path / "broken")

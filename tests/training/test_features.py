@@ -57,6 +57,7 @@ def decoded(monkeypatch):
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "augment"),
     [

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_config import composed
 
+from thaw.launch.conf import composed
 from thaw.nets.pretrained import torchvision
 from thaw.training.forgetting import Forgetting
 from thaw.training.schedule import Schedule
@@ -114,7 +114,7 @@ def test_measuring_leaves_modes_heads_and_random_numbers_as_they_were(photos, we
 
 
 def test_the_experiment_is_full_with_one_epoch_and_two_rates():
-    cfg = composed("experiment=lr_too_high", hydra=True)
+    cfg = composed(["experiment=lr_too_high"], hydra=True)
     assert cfg.hydra.mode.name == "MULTIRUN"
     assert cfg.hydra.sweeper.params == {"finetune.phases.all.lr": "1e-5,1e-3"}
     phases = cfg.finetune.phases
