@@ -1,7 +1,6 @@
 """The bundle `model/`: weights, preprocessing and classes travel together, without any pickle."""
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch.overrides import TorchFunctionMode
+from safetensors.torch import save_file
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
@@ -31,11 +29,10 @@ from thaw.model.prediction import Prediction, Similar, check_threshold, decide
 from thaw.nets.backbone import Backbone
 from thaw.nets.fit import Padded
 from thaw.nets.pretrained import build
+from thaw.nets.state import unvouched
 from thaw.runs.read import damage, read_json
 
 ROOM = 50_000_000  # elements of a net beyond those of its file: a head that is put aside
-MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
-OVERHEAD = 5000  # elements that the smallest tensor counts for: a layer takes time, too
 
 
 class Model:
@@ -268,8 +265,8 @@ def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) ->
             " again."
         )
     backbone = _build(file, info, weights.stat().st_size, net)
-    _fill(backbone, weights, file)
-    _try_out(backbone, file)
+    unvouched.fill(backbone, weights, file)
+    unvouched.try_out(backbone, file)
     return Model(backbone, info, _familiar(folder, info, backbone))
 
 
@@ -288,7 +285,7 @@ def _familiar(folder: Path, info: dict[str, Any], backbone: Backbone) -> Familia
 def _build(file: Path, info: dict[str, Any], size: int, net: Callable[..., Any] | None) -> Backbone:
     """The net that `model.json` describes, which is about as large as its file of weights."""
     try:
-        with Bounded(size + ROOM):
+        with unvouched.Bounded(size + ROOM):
             made = build(info["arch"], net)
             backbone = Backbone(made, _transforms(info["transforms"]), info["arch"])
             backbone.reset_head(len(info["classes"]))
@@ -300,68 +297,6 @@ def _build(file: Path, info: dict[str, Any], size: int, net: Callable[..., Any] 
         reason = escape.printable(f"{type(error).__name__}: {error}"[:200])
         raise UserError(f"{file} is damaged (arch: {reason}).") from error
     return backbone
-
-
-def _fill(backbone: Backbone, weights: Path, file: Path) -> None:
-    """Put the weights in, if they are the net's: names, shapes, types, and finite numbers."""
-    try:
-        state = load_file(weights)
-    except Exception as error:  # of safetensors, and of the system
-        reason = escape.printable(str(error)[:200]) or type(error).__name__
-        raise UserError(f"{weights} is damaged ({reason}).") from error
-    own = backbone.net.state_dict()
-    wrong = [name for name in own.keys() ^ state.keys()]
-    wrong += [n for n in own.keys() & state.keys() if _kind(own[n]) != _kind(state[n])]
-    if wrong:
-        raise UserError(
-            f"{weights} doesn't fit the arch and the {backbone.head.weight.shape[0]} classes of"
-            f" {file}: {len(wrong)} tensors are missing, unknown, or of another shape,"
-            f" {ascii(min(wrong))[:100]} for one."
-        )
-    broken = [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]
-    if broken:
-        raise UserError(
-            f"{weights} is damaged (values of {ascii(broken[0])[:100]} are no finite numbers)."
-        )
-    backbone.net.load_state_dict(state)
-
-
-def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), tensor.dtype
-
-
-@torch.inference_mode()
-def _try_out(backbone: Backbone, file: Path) -> None:
-    """See that the net takes photos of the size that it is said to see, by a black one."""
-    try:
-        side = backbone.input_size
-        good = bool(backbone.eval()(torch.zeros(1, 3, side, side)).isfinite().all())
-        reason = "the net's answers are no finite numbers"
-    except Exception as error:
-        good, reason = False, f"the net can't see these photos: {str(error)[:200]}"
-    if not good:
-        reason = escape.printable(" ".join(reason.split()))
-        raise UserError(f"{file} is damaged (transforms or weights: {reason}).")
-
-
-class Bounded(TorchFunctionMode):
-    """Inside `with`, nets can be built until their tensors have more than `most` elements."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.left = most
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Count what `torch.empty` and the like are asked for, before they make it."""
-        if func in MAKERS:
-            shape = args[0] if len(args) == 1 and isinstance(args[0], Sequence) else args
-            sizes = [size for size in shape if isinstance(size, int)]
-            self.left -= max(math.prod(sizes), OVERHEAD)
-            if self.left < 0:
-                raise ValueError("the net is larger than its weights")
-        return func(*args, **(kwargs or {}))
 
 
 def describe_transforms(transforms: ImageClassification) -> dict[str, Any]:
