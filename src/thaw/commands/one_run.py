@@ -98,35 +98,47 @@ class Tested:
 
 
 def one_run(
-    cfg: DictConfig, run: RunFolder, choices: Mapping[str, str], sweep: bool = False
+    cfg: DictConfig,
+    run: RunFolder,
+    choices: Mapping[str, str],
+    sweep: bool = False,
+    data: PhotoFolder | None = None,
+    keep: Callable[[Mapping[str, Tensor], Familiar], None] | None = None,
 ) -> float:
     """Build all from the settings, train, test the best epoch, and write the run folder.
 
     Args:
         choices: the file that each group of settings was given by.
         sweep: whether the run is a job of one, which draws figures of its own.
+        data: photos that are settled already.
+        keep: called with the net's own answers to the test photos, before they are calibrated.
 
     Returns:
         The best val loss.
     """
     run.claim()
-    parts = build(cfg, run.path, sweep)
+    parts = build(cfg, run.path, sweep, data)
     with loggers.closing(parts.loggers):
         training = assemble(parts, run)
         begin(training, parts)
         forgotten = fit(training)
         tested = test(training, forgotten)
+        if keep:
+            keep(tested.test, tested.familiar)
         if training.trainer.is_global_zero:
             leave(training, tested, parts, choices, figures=not sweep)
     return training.history.best[MONITOR]
 
 
-def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
+def build(
+    cfg: DictConfig, folder: Path, sweep: bool = False, data: PhotoFolder | None = None
+) -> Parts:
     """Make the object that each group of settings names; all that is wrong is told at once.
 
     Args:
         folder: the run's, in which loggers write; its photos may have been settled already.
         sweep: the next job may begin with the same net.
+        data: photos that are settled already.
 
     Raises:
         UserError: some settings can't be used.
@@ -146,7 +158,8 @@ def build(cfg: DictConfig, folder: Path, sweep: bool = False) -> Parts:
             Backbone, "arch", jobs.backbone(cfg.arch, shared=sweep, **seen(cfg.data))
         ),
         "data": lambda: (
-            _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).of(folder).checked()
+            data
+            or _of(PhotoFolder, "data", make(cfg.data, "data", seed=cfg.seed)).of(folder).checked()
         ),
         "trainer": lambda: check_trainer(dict(cfg.trainer.items())),
         "loss": lambda: plugins.made("loss", cfg.loss),
@@ -276,6 +289,8 @@ def leave(
     settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
     settings |= {"lr": parts.schedule.phases[0].lr}
     final = report.final(metrics, [f"test/{name}" for name in further])
-    loggers.log_result(training.trainer, settings, final)
-    run.finish(metrics, report.predictions(test, data, tested.familiar))
+    loggers.log_result(parts.loggers, settings, final, training.trainer.global_step)
+    known = tested.familiar.familiarity(test["features"]) if "share" in unfamiliar else None
+    labels = [s.label for s in samples]
+    run.finish(metrics, report.predictions(photos, labels, test, data.classes, known))
     terminal.show_result(metrics, found.struggles, run)

@@ -55,7 +55,8 @@ def begin_or_go_on(cfg: DictConfig, folder: RunFolder) -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
     # The schedule needs no torch either.
     cli.build_all(lambda: settings.check(cfg), lambda: make(cfg.finetune, "finetune"))
-    from thaw.commands.one_run import one_run  # torch is imported from here on
+    from thaw.commands.folds import run_folds  # torch is imported from here on
+    from thaw.commands.one_run import one_run
 
     if not cfg.resume_with_changes:
         check_unchanged(folder, plain(cfg))
@@ -69,7 +70,7 @@ def begin_or_go_on(cfg: DictConfig, folder: RunFolder) -> float:
         return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
     choices = dict(hydra_cfg.runtime.choices)
     choices["arch"] = names.arch_name(choices["arch"], cfg.arch.get("name"))
-    return one_run(cfg, folder, choices, sweep)
+    return (run_folds if cfg.folds else one_run)(cfg, folder, choices, sweep)
 
 
 def start(words_from: int = 1) -> None:

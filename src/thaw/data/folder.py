@@ -4,11 +4,13 @@ What a train batch holds is a function of (seed, epoch, index) alone: neither th
 workers nor an interruption changes it.
 """
 
+import copy
 import hashlib
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,17 @@ class PhotoFolder(LightningDataModule):
         """Make these the photos of a run, which may have begun already; returns itself."""
         self.run = run
         return self
+
+    def shared_out(self, splits: dict[str, list[Sample]], cut: dict[str, str]) -> "PhotoFolder":
+        """The same photos in other splits; what was read of them, and said, counts for both.
+
+        Args:
+            cut: how each split came about.
+        """
+        other = copy.copy(self)
+        other.splits, other.cut, other.features = splits, cut, {}
+        other.wishes = replace(self.wishes, check="off")
+        return other
 
     def checked(self) -> "PhotoFolder":
         """Check what is there, without downloading or drawing; returns itself."""

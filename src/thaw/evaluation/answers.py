@@ -20,11 +20,12 @@ class Answers:
         classes: names, in the order of the logits.
         photos: what each photo is called.
         root: the folder that these names begin in.
-        temperature: what the logits are divided by.
+        temperature: what the logits are divided by; `[N, 1]` where each photo has its own.
         prior: each class's share of the photos trained on, where training weighed classes alike
             (`data.balance`). The label is then the class with the largest logit, as if each were
             equally likely; probabilities are those for photos in their real mix (Saerens et al.
-            2002, equation 4), so the label needn't be the most probable class.
+            2002, equation 4), so the label needn't be the most probable class. A list a photo where
+            each has its own.
         groups: what each photo belongs with; photos without are groups of one.
         features: `[N, D]`, what the head read, where that was kept.
 
@@ -37,8 +38,8 @@ class Answers:
     classes: list[str]
     photos: list[str]
     root: Path
-    temperature: float = 1.0
-    prior: list[float] | None = None
+    temperature: float | Tensor = 1.0
+    prior: list[float] | list[list[float]] | None = None
     groups: list[str | None] | None = None
     features: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 

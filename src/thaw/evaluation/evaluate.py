@@ -16,6 +16,7 @@ from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import printable, say
 from thaw.evaluation import figures as evaluate_figures
+from thaw.evaluation import out_of_fold
 from thaw.evaluation import unfamiliar as worth
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.scores import SETS, facts
@@ -62,6 +63,14 @@ def evaluate(
     Raises:
         UserError: no bundle, no photos, or a promise that val can't make; nothing is stored then.
     """
+    if data is None and read.folds(run):
+        asked = (target_error, target_coverage, unfamiliar)
+        if asked != (None, None, None):
+            raise UserError(
+                f"{run} holds folds and no model of its own, which a target or --unfamiliar is"
+                f" about; take that of a fold, such as {read.folds(run)[0]}."
+            )
+        return _folds(run, out or run, threshold)
     model = bundle.load(run)
     memory.keep_memory()
     model.backbone.arrange(torch.channels_last)
@@ -103,6 +112,20 @@ def evaluate(
         bundle.change(run, **chosen)
     write_json(out / "evaluation.json", found)
     figures = evaluate_figures.draw(answers, found, out / "figures", drawings)
+    show(found)
+    say("", f"written: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
+    return found
+
+
+def _folds(run: Path, out: Path, threshold: float | None) -> dict[str, Any]:
+    """As `evaluate`, of a run of folds: what each of them said of photos that it hadn't seen."""
+    answers = out_of_fold.gathered(run)
+    found = out_of_fold.facts(answers, threshold)
+    if found["unsure"]:
+        found["unsure"]["promise"] = None
+    write_json(out / "evaluation.json", found)
+    figures = evaluate_figures.draw(answers.answers, found, out / "figures")
+    say(f"{len(read.folds(run))} folds: each photo is told by the net that hadn't seen it")
     show(found)
     say("", f"written: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
     return found
@@ -306,8 +329,12 @@ def _unfamiliar_rows(told: dict[str, Any]) -> dict[str, str]:
     photos = f"{told['unfamiliar']} of {told['photos']} photos"
     rows = {
         "unfamiliar": f"{told['share']:.1%}  ({_interval(told, 'share')}, {photos}), promised at"
-        f" most {100 * told['level']:.3g}% of photos like val's on average;"
-        f" {told['val/images']} val photos leave room up to {told['room']:.1%}"
+        f" most {100 * told['level']:.3g}% of photos like val's on average"
+        + (
+            f"; {told['val/images']} val photos leave room up to {told['room']:.1%}"
+            if "room" in told
+            else ""
+        )
     }
     if told.get("far"):
         far = told["far"]

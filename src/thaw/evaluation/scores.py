@@ -148,7 +148,7 @@ def facts(
     return {
         "data": str(answers.root),
         "photos": len(answers.labels),
-        "temperature": answers.temperature,
+        "temperature": float(torch.as_tensor(answers.temperature).median()),
         "scores": _scores(answers) | by_class(confusion, answers.classes),
         "struggles": struggles(confusion, answers.classes),
         "classes": classes,

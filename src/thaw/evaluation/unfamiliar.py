@@ -43,10 +43,10 @@ def on_known(familiar: Familiar, features: Tensor, level: float = store.LEVEL) -
     # beta distribution, of which this is the 95th percentile).
     ranks = int((photos + 1) * level + 1e-9)
     told["room"] = clopper_pearson_upper(ranks - 1, photos, 0.05)
-    return told | _share(familiar.familiarity(features), level)
+    return told | share(familiar.familiarity(features), level)
 
 
-def _share(p: Tensor, level: float, key: str = "share") -> dict[str, Any]:
+def share(p: Tensor, level: float, key: str = "share") -> dict[str, Any]:
     """The share of p-values that are that low, with its 95% interval."""
     found = sum(is_unfamiliar(value, level) for value in p.tolist())
     low, high = wilson(found, len(p))
@@ -79,12 +79,12 @@ def left_out(
         if few or why_refused(int(others.sum()), level):
             continue
         known = store.fit(train[rest], labels[rest], seen[0][others])
-        row = _share(known.familiarity(seen[1][own]), level, "noticed")
+        row = share(known.familiarity(seen[1][own]), level, "noticed")
         row["auroc"] = auroc(known.distance(seen[1][~own]), known.distance(seen[1][own]))
         confidence = _head(train[rest], labels[rest])
         cut = (-confidence(seen[0][others])).sort().values
         p = store.p_values(-confidence(seen[1][own]), cut)
-        row["noticed_by_confidence"] = _share(p, level)["share"]
+        row["noticed_by_confidence"] = share(p, level)["share"]
         row["auroc_of_confidence"] = auroc(-confidence(seen[1][~own]), -confidence(seen[1][own]))
         rows[name] = row
     return rows
@@ -147,7 +147,7 @@ def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tens
     found = {"folder": str(folder), "auroc": auroc(familiar.distance(known), distances)}
     if model.level is None:
         return found | {"photos": len(features), "noticed": None}, distances
-    return found | _share(familiar.familiarity(features), level, "noticed"), distances
+    return found | share(familiar.familiarity(features), level, "noticed"), distances
 
 
 def figure(known: Tensor, unknown: Tensor, scores: Tensor, level: float, name: str) -> "Figure":

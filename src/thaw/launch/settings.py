@@ -122,6 +122,7 @@ KEYS = {
     "seed": whole(0, LARGE),
     "resume": or_null(PATH),
     "from_run": or_null(PATH),
+    "folds": or_null(whole(2, 100)),
     "resume_with_changes": SWITCH,
     "debug": SWITCH,
     "cache.enabled": SWITCH,

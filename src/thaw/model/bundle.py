@@ -31,6 +31,7 @@ from thaw.nets.fit import Padded
 from thaw.nets.pretrained import build
 from thaw.nets.state import unvouched
 from thaw.runs.read import damage, read_json
+from thaw.runs.read import folds as folds_of
 
 ROOM = 50_000_000  # elements of a net beyond those of its file: a head that is put aside
 
@@ -248,6 +249,11 @@ def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) ->
     """
     folder = _folder(path)
     file, weights = folder / "model.json", folder / "weights.safetensors"
+    if not file.is_file() and (folds := folds_of(Path(path))):
+        raise UserError(
+            f"{path} holds {len(folds)} folds, and no model of its own: each fold has one, such as"
+            f" {folds[0]}."
+        )
     if not file.is_file() or not weights.is_file():
         raise UserError(
             f"Expected a run folder or a bundle in {path}, but there is no model.json with"

@@ -62,7 +62,8 @@ def build_run(
     Raises:
         UserError: there is no bundle, or it is damaged, or the schedule isn't Thaw's.
     """
-    model = bundle.load(run)
+    alone = (run / "model").is_dir() or not read.folds(run)
+    model = bundle.load(run if alone else read.folds(run)[0])
     backbone, info = model.backbone, model.info
     backbone.meta = {k: v for k, v in info.get("pretrained", {}).items() if v is not None}
     backbone.pretrained = "source" in backbone.meta

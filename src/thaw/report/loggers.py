@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from thaw.training.plugins import all_made, plain_node
@@ -29,14 +28,16 @@ def make_loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
     return list(all_made("logger", told, Logger).values())
 
 
-def log_result(trainer: Trainer, settings: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def log_result(
+    loggers: Sequence[Logger], settings: Mapping[str, Any], metrics: Mapping[str, float], step: int
+) -> None:
     """Tell each logger the run's short settings and what came out; TensorBoard's HPARAMS tab."""
-    for logger in trainer.loggers:
+    for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(dict(settings), dict(metrics))
         else:
             logger.log_hyperparams(dict(settings))
-            logger.log_metrics(dict(metrics), trainer.global_step)
+            logger.log_metrics(dict(metrics), step)
         logger.save()
 
 

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thaw.data.folder import PhotoFolder
 from thaw.evaluation.scores import scores, wilson
-from thaw.model.familiar.store import Familiar
 from thaw.model.prediction import columns
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
@@ -132,27 +130,33 @@ def latency(backbone: Backbone, repeats: int = 5) -> float:
 
 
 def predictions(
-    results: Mapping[str, Tensor], data: PhotoFolder, familiar: Familiar
+    photos: Sequence[str],
+    labels: Sequence[int],
+    results: Mapping[str, Tensor],
+    classes: Sequence[str],
+    familiarity: Tensor | None,
 ) -> list[dict[str, Any]]:
     """Rows of `predictions.csv`: path, label, prediction, confidence, familiarity (empty where val
     can't promise anything of it), and a `p:CLASS` for each.
+
+    Args:
+        results: `logits` `[N, classes]`, whose softmax are the probabilities, and the class that is
+            said, `predicted` `[N]`.
+        familiarity: p-values `[N]`.
     """
-    probabilities = results["logits"].softmax(dim=1)  # [N, classes]
-    refused = familiar.facts()["refused"] is not None
-    p = [None] * len(probabilities)
-    p = p if refused else familiar.familiarity(results["features"]).tolist()
+    probabilities = results["logits"].softmax(dim=1).tolist()
+    p = [None] * len(photos) if familiarity is None else familiarity.tolist()
     rows = []
-    samples = [data.splits["test"][i] for i in results["index"].tolist()]
     said = results["predicted"].tolist()
-    for sample, row, best, known in zip(samples, probabilities.tolist(), said, p, strict=True):
+    for path, label, row, best, known in zip(photos, labels, probabilities, said, p, strict=True):
         values = {
-            "path": sample.path,
-            "label": data.classes[sample.label],
-            "prediction": data.classes[best],
+            "path": path,
+            "label": classes[label],
+            "prediction": classes[best],
             "confidence": row[best],
             "familiarity": known,
         }
-        rows.append(values | columns(dict(zip(data.classes, row, strict=True))))
+        rows.append(values | columns(dict(zip(classes, row, strict=True))))
     return rows
 
 

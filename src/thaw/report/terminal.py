@@ -207,17 +207,13 @@ def balance_line(data: PhotoFolder) -> str | None:
     )
 
 
-def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None:
-    """The last block: what came out, and what to type next."""
+def scored(metrics: dict[str, Any], struggles: str) -> dict[str, str]:
+    """How good it is: the lines by which a result begins."""
     interval = f"95% interval {metrics['test/acc_low']:.1%} to {metrics['test/acc_high']:.1%}"
     photos = f"{metrics['test/images']} photos"
     if "test/groups" in metrics:
         photos += f", drawn by their {metrics['test/groups']} groups"
-    off = f"{metrics['test/ece']:.1%} off on average"
-    told = "left as it was: val shows no clear error"
-    if metrics["temperature"] != 1:
-        told = f"after calibration on val (temperature {metrics['temperature']:.2f})"
-    rows = {
+    return {
         "test accuracy": f"{metrics['test/acc']:.1%}  ({interval}, {photos})",
         "balanced": f"{metrics['test/balanced_acc']:.1%}  (95% interval"
         f" {metrics['test/balanced_acc_low']:.1%} to {metrics['test/balanced_acc_high']:.1%}, each"
@@ -226,6 +222,16 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
         f" interval {metrics['test/worst_recall_low']:.1%} to"
         f" {metrics['test/worst_recall_high']:.1%}, of whichever class is truly the worst)",
         "mistakes": struggles,
+    }
+
+
+def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None:
+    """The last block: what came out, and what to type next."""
+    off = f"{metrics['test/ece']:.1%} off on average"
+    told = "left as it was: val shows no clear error"
+    if metrics["temperature"] != 1:
+        told = f"after calibration on val (temperature {metrics['temperature']:.2f})"
+    rows = scored(metrics, struggles) | {
         "confidence": f"{off}, {told}",
         "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, lowest loss)",
         "time": f"{metrics['seconds/fit']:.1f} s training, {metrics['seconds/test']:.1f} s test,"
@@ -241,6 +247,11 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
             f"; {metrics['test/ece_uncorrected']:.1%} without the correction for how often each"
             " class really comes"
         )
+    show_rows(rows, metrics)
+
+
+def show_rows(rows: dict[str, str], metrics: dict[str, Any]) -> None:
+    """Print a result's lines, after what is worse than any of them."""
     if not metrics["frozen/unchanged"]:
         rows = {"frozen stages": "CHANGED, which they never should: see the errors above"} | rows
     log.info("")

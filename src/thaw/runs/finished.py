@@ -51,7 +51,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Run], list[Unfinished]]:
     for path in paths:
         if not path.is_dir():
             raise UserError(f"Expected a run folder or a folder of runs, but there is no {path}.")
-        found = sorted(status.parent for status in path.rglob("status.json"))
+        found = read.run_folders(path)
         if not found:
             raise UserError(
                 f"Expected a run folder or a folder of runs, but {path} holds none: a run has a"

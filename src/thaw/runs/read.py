@@ -152,6 +152,18 @@ def _with(values: dict[str, Any], needed: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def run_folders(place: Path) -> list[Path]:
+    """All runs at or below a folder, but for the folds of one."""
+    found = {path.parent for path in place.rglob("status.json")}
+    return sorted(run for run in found if not found & {*run.parents})
+
+
+def folds(run: Path) -> list[Path]:
+    """The folders of a run's folds, the first first; none where there are none."""
+    found = [path for path in (run / "folds").glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
+
+
 # --- what Hydra wrote -----------------------------------------------------------------------------
 
 _net = record({}, {"name": or_none(text())})

@@ -160,8 +160,7 @@ class Verdict(Callback):
 
 def _jobs(config: DictConfig) -> dict[Path, dict[str, Any]]:
     """Run folders of a sweep, and how they stand."""
-    paths = sorted(Path(config.hydra.sweep.dir).glob("**/status.json"))
-    return {path.parent: _status(path.parent) for path in paths}
+    return {run: _status(run) for run in read.run_folders(Path(config.hydra.sweep.dir))}
 
 
 def _status(run: Path) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""`folds=k`: each photo is tested once, by a net that hasn't seen it or a copy of it."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from conftest import call_train, make_photos, paint, state, weights_of
+
+from thaw.commands.folds import share_out
+from thaw.data.folder import PhotoFolder
+from thaw.errors import UserError
+from thaw.launch.cli import Interrupted
+from thaw.training.module import Classifier
+
+K = 3
+
+
+def rows(run):
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def outcome(run):
+    """What must be the same however often it was interrupted."""
+    folds = [(run / "folds" / str(i)) for i in range(1, K + 1)]
+    return [weights_of(fold) for fold in folds], (run / "predictions.csv").read_text()
+
+
+# --- sharing photos out ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """24 photos of 2 classes in 8 clips, one of which is there twice, and nothing is split."""
+    for label, colour in enumerate([(60, 60, 190), (200, 60, 60)]):
+        for i in range(12):
+            paint(
+                tmp_path / f"{label}" / f"clip{i // 3}_{i}.png", colour, 100 * label + i, (20, 20)
+            )
+    shutil.copy(tmp_path / "0" / "clip0_1.png", tmp_path / "0" / "clip3_copy.png")
+    return tmp_path
+
+
+def test_copies_and_groups_are_on_one_side_in_every_fold(clips):
+    data = PhotoFolder(str(clips), group=r"\d/clip\d").ready()
+    shares = share_out(data, K)
+    tested = [sample.path for own in shares for sample in own.splits["test"]]
+    assert sorted(tested) == sorted(str(p.relative_to(clips)) for p in clips.glob("*/*.png"))
+    for own in shares:
+        splits = {s.path: split for split, samples in own.splits.items() for s in samples}
+        assert len(splits) == 25, "each photo once, in one split"
+        assert {sample.label for sample in own.splits["train"]} == {0, 1}
+        sides = {}
+        for split, samples in own.splits.items():
+            for sample in samples:
+                sides.setdefault(sample.group, set()).add(split)
+        assert all(len(found) == 1 for found in sides.values())
+        assert splits["0/clip0_1.png"] == splits["0/clip3_copy.png"]
+    with pytest.raises(UserError, match="at most 7"):  # the copy has made one of two clips
+        share_out(data, 8)
+
+
+def test_a_class_that_is_in_one_fold_alone_is_refused(clips):
+    paint(clips / "2" / "alone.png", (60, 180, 60), 7)
+    with pytest.raises(UserError, match="has none for 2 "):
+        share_out(PhotoFolder(str(clips)).ready(), K)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def arguments(short):
+    return [*short, "trainer=cpu", f"folds={K}", "finetune.phases.head.epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def reference(arguments, tmp_path_factory):
+    """The undisturbed run."""
+    done = call_train(tmp_path_factory.mktemp("reference"), *arguments)
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.mark.slow
+def test_figures_are_of_all_photos_and_test_stays_closed(reference, few, call_script):
+    run, found = reference.run, metrics(reference.run)
+    paths = {row["path"] for row in rows(run)}
+    assert paths == {str(p.relative_to(few)) for p in few.glob("train/*/*.jpg")}
+    assert found["test/images"] == len(rows(run)) == 15
+    right = [row["label"] == row["prediction"] for row in rows(run)]
+    assert found["test/acc"] == pytest.approx(sum(right) / 15)
+    for number in range(1, K + 1):
+        own = rows(run / "folds" / str(number))
+        told = [
+            {k: v for k, v in r.items() if k != "fold"}
+            for r in rows(run)
+            if r["fold"] == f"{number}"
+        ]
+        assert sorted(own, key=lambda r: r["path"]) == sorted(told, key=lambda r: r["path"])
+    assert "in no fold, and stays closed" in reference.out
+    assert not [row for row in rows(run) if row["path"].startswith("test")]
+    assert "a net that hasn't seen it" in reference.out
+
+    done = call_script("evaluate", run)
+    assert done.code == 0, done.err
+    again = json.loads((run / "evaluation.json").read_text())
+    for key in ("acc", "ece", "loss", "f1"):
+        assert again["scores"][key] == pytest.approx(found[f"test/{key}"])
+    compared = call_script("compare", run.parents[2])
+    assert "of 15 test photos" in " ".join(compared.out.split()), compared.err
+    assert call_script("describe", run).code == 0
+    refused = call_script("predict", run, few)
+    assert refused.code == 2
+    assert "folds/1" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_a_run_that_died_in_a_fold_ends_the_same(arguments, reference, tmp_path, how):
+    steps = 0
+
+    def dying(self, images, batch_idx, step=Classifier.training_step):
+        nonlocal steps
+        steps += 1
+        if steps == 4:  # an epoch is a step here: in the second fold
+            raise Died if how == "killed" else Interrupted(2)
+        return step(self, images, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", dying)
+        if how == "killed":
+            with pytest.raises(Died):
+                call_train(tmp_path, *arguments, "hydra.run.dir=dead")
+        else:
+            assert call_train(tmp_path, *arguments, "hydra.run.dir=dead").code == 130
+    dead = tmp_path / "dead"
+    first = dead / "folds" / "1" / "metrics.json"
+    assert state(dead) == {"killed": "running", "interrupted": "interrupted"}[how]
+    for lock in dead.rglob(".lock"):  # this process, which would hold them, lives on
+        lock.unlink()
+    before = first.stat().st_mtime_ns
+    resumed = call_train(tmp_path, "resume=dead")
+    assert resumed.code == 0, resumed.err
+    assert first.stat().st_mtime_ns == before, "a finished fold was done again"
+    assert outcome(dead) == outcome(reference.run)
+    assert "finished" in call_train(tmp_path, "resume=dead").out
+
+
+class Died(BaseException):
+    """As a kill: nothing that runs afterwards may matter."""
+
+
+@pytest.mark.slow
+def test_a_fold_that_fails_is_told(arguments, reference, tmp_path):
+    def failing(self, images, batch_idx, step=Classifier.training_step):
+        if "folds/2" in str(self.trainer.callbacks[-1].folder):
+            raise UserError("The disk is full.")
+        return step(self, images, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", failing)
+        failed = call_train(tmp_path, *arguments, "hydra.run.dir=dead")
+    assert failed.code == 2
+    assert failed.err.startswith("Fold 2 of 3 failed: The disk is full.")
+    dead = tmp_path / "dead"
+    assert [state(dead), state(dead / "folds" / "1"), state(dead / "folds" / "2")] == [
+        "failed",
+        "done",
+        "failed",
+    ]
+    assert not (dead / "folds" / "3").exists()
+    assert call_train(tmp_path, "resume=dead").code == 0
+    assert outcome(dead) == outcome(reference.run)
+
+
+@pytest.mark.slow
+def test_a_sweep_compares_folds_photo_by_photo(tmp_path):
+    photos = make_photos(tmp_path / "photos", train=6, test=2)
+    done = call_train(
+        tmp_path,
+        *("-m", "arch=small_cnn", "finetune=from_scratch", "data=folder", f"data.root={photos}"),
+        *("folds=2", "arch.width=4,8", "arch.input_size=32", "trainer=cpu"),
+        "hydra.sweep.dir=sweep",
+    )
+    assert done.code == 0, done.err
+    with (tmp_path / "sweep" / "pairs.csv").open(newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert [pair["photos"] for pair in pairs] == ["18"]
+    assert "2 of 2 jobs done" in done.out, "folds are no jobs"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["folds=1"], "folds to be a whole number from 2 to 100"),
+        (["folds=2", "trainer.devices=2"], "trainer.devices=1 with folds"),
+        (["folds=2", "resume_with_changes=true"], "can't go with folds"),
+    ],
+)
+def test_what_folds_cannot_do_is_told(train, short, words, told):
+    done = train(*short, "trainer=cpu", *words)
+    assert done.code == 2
+    assert told in done.err
