@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import WithoutMemory, refusal
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 from torchvision import models
 
 from thaw.data.find import find_photos
 from thaw.data.photos import load_photo
+from thaw.errors import UserError
 from thaw.nets import pretrained
 from thaw.nets.backbone import Backbone
 
@@ -55,6 +57,22 @@ def test_an_unknown_tag_is_answered_with_those_there_are():
     sentence = refusal(pretrained.timm, "resnet18.a9_in1k")
     assert "a9_in1k" in sentence
     assert "a1_in1k" in sentence
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "key", "said"),
+    [
+        ("small_cnn", "small_cnn", "widht", "arch.widht; did you mean arch.width"),
+        ("torchvision", "resnet18", "norm_layr", "arch.norm_layr; did you mean arch.norm_layer?"),
+        ("timm", "resnet18", "drop_rat", "did you mean arch.drop_rate or"),
+        ("timm", "resnet18", "qqq", "There is no setting arch.qqq; resnet18 takes none so called."),
+    ],
+)
+def test_a_key_that_no_net_takes_is_answered_with_near_ones(target, name, key, said):
+    values = {"_target_": f"thaw.nets.pretrained.{target}", "name": name, "weights": None, key: 1}
+    with pytest.raises(UserError) as refused, WithoutMemory():
+        pretrained.made(OmegaConf.create(values))
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize(

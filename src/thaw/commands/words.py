@@ -45,7 +45,7 @@ def _is_folder(value: Any) -> bool:
         return True
     if not isinstance(value, str) or value in conf.options("data"):
         return False
-    return not NAME.fullmatch(value) or Path(value).expanduser().is_dir()
+    return not NAME.fullmatch(value) or Path(os.path.expanduser(value)).is_dir()
 
 
 def _literal(key: str, value: Any) -> str:

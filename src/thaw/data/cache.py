@@ -61,7 +61,7 @@ class FeatureCache:
         ]
         if wrong:
             raise UserError("The cache settings can't be used: " + "; ".join(wrong) + ".")
-        self.dir, self.enabled = Path(dir).expanduser(), enabled
+        self.dir, self.enabled = Path(os.path.expanduser(dir)), enabled
         self.max_bytes = int(max_gb * 1e9)
         self.shelves: dict[str, Shelf] = {}  # those of this process: their segments are in use
 

@@ -359,4 +359,4 @@ def _whole(value: object, low: int) -> bool:
 
 
 def _place(name: str | None) -> Path | None:
-    return Path(name).expanduser() if name is not None else None
+    return Path(os.path.expanduser(name)) if name is not None else None

@@ -44,7 +44,7 @@ def make(settings: Any, key: str, **more: Any) -> Any:
         ) from error
     if not callable(found):
         raise UserError(f"Expected {key}._target_ to name a class or a function, got {target}.")
-    problems = _arguments(found, settings, key, more)
+    problems = unfit(found, settings, key, more)
     if problems:
         raise UserError("\n".join(problems))
     try:
@@ -58,7 +58,7 @@ def make(settings: Any, key: str, **more: Any) -> Any:
         ) from error
 
 
-def _arguments(found: Any, settings: Any, key: str, more: Mapping[str, Any]) -> list[str]:
+def unfit(found: Any, settings: Any, key: str, more: Mapping[str, Any] = {}) -> list[str]:
     """What a callable doesn't take, and what it lacks."""
     try:
         parameters = inspect.signature(found).parameters.values()

@@ -28,6 +28,7 @@ from thaw.launch.typed import SYNONYMS, near, nearest, shown, unknown
 from thaw.launch.words import as_hydra_reads, as_typed
 
 PASSED_ON = {"arch", "augment", "optimizer", "trainer", *FREE}
+SEVERAL = {"metrics", "logger", "callbacks", "experiment"}  # groups of which a run may have more
 EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # launchers and sweepers
 
 
@@ -70,23 +71,39 @@ def told(words: Sequence[str]) -> Iterator[None]:
     Raises:
         UserError: there are some.
     """
+    if _lists(words):
+        raise UserError("\n".join(mistakes(words)))
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if problems := mistakes(words):
+        alone = re.match("Ambiguous value|Sweep parameters", str(error)) is not None
+        if problems := mistakes(words, alone):
             raise UserError("\n".join(problems)) from error
         raise
 
 
-def mistakes(words: Sequence[str]) -> list[str]:
+def _lists(words: Sequence[str]) -> list[str]:
+    """A sentence for each group that is given a list: Hydra would lay the last over the others."""
+    single = "|".join({*conf.groups()} - SEVERAL)
+    found = (re.fullmatch(rf"\+{{0,2}}({single})=\[(.*)\]", word) for word in words)
+    return [
+        f"{each[0]} names several, and a run has one {each[1]}; -m {each[1]}={each[2]} trains with"
+        " each."
+        for each in found
+        if each
+    ]
+
+
+def mistakes(words: Sequence[str], alone: bool = False) -> list[str]:
     """A sentence for each setting that doesn't exist or can't be right.
 
     Args:
         words: settings as Hydra gets them; flags among them are left out.
+        alone: they are those of one run, so that `a,b` is one value too many.
     """
-    problems: list[str] = []
+    problems = _lists(words)
     overrides: list[Override] = []
     parser = OverridesParser.create()
     for word in words:
@@ -107,6 +124,11 @@ def mistakes(words: Sequence[str]) -> list[str]:
         chosen, others = [], []
         for override in overrides:
             key = override.key_or_group
+            if alone and override.is_sweep_override():
+                typed = override.input_line
+                problems.append(
+                    f"{typed} is several values, and a run has one; -m {typed} trains with each."
+                )
             wrong = _no_option(override, options[key]) if key in options else []
             problems += wrong
             if key in options or key.startswith("hydra.searchpath"):
@@ -134,6 +156,8 @@ def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()[0]
     if found := re.search(r"already at '(.+)'", text):
         return f"{found[1]} is set already; change it without a +, as {found[1]}=VALUE."
+    if found := re.match(r"Error merging override \+*([^=]+)=(.*)", text):
+        return f"Expected {found[1]} to be a group of settings, got {found[2]}."
     if found := re.match(r"Could not delete from config.*?'(.+)'", text):
         return f"There is nothing to leave out at {found[1]}."
     return text

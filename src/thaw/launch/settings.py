@@ -5,6 +5,7 @@ One without is an argument like any other: what its function takes and refuses i
 What belongs to a `_target_` of the user's own is the user's.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -285,7 +286,7 @@ def _missing_weights(weights: object) -> list[str]:
     ):
         return []
     try:
-        if Path(weights).expanduser().exists():
+        if Path(os.path.expanduser(weights)).exists():
             return []
     except OSError:  # a name longer than file systems allow
         pass
@@ -298,7 +299,7 @@ def _missing_weights(weights: object) -> list[str]:
 def _missing_file(key: str, place: object) -> list[str]:
     """`data.file` and `data.fixes` are tables."""
     try:
-        if not isinstance(place, str) or Path(place).expanduser().is_file():
+        if not isinstance(place, str) or Path(os.path.expanduser(place)).is_file():
             return []
     except OSError:  # a name longer than file systems allow
         pass
@@ -311,7 +312,7 @@ def _missing_root(data: Mapping[str, Any]) -> list[str]:
         return [f"Expected data.root to be {PATH.valid}, got null."]
     if data.get("source") is not None or not isinstance(root, str):
         return []
-    path = Path(root).expanduser()
+    path = Path(os.path.expanduser(root))
     try:
         if path.is_dir():
             return []

@@ -4,6 +4,7 @@ Slips that other programs' habits lead to (`--data.root=R`, `data.root = R`, a b
 with what was meant. Nothing here imports Hydra or torch.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,7 +128,7 @@ def _meant(said: str, bare: str, groups: dict[str, list[str]]) -> str:
     """The sentence for a word that isn't KEY=VALUE."""
     found = SETTING.fullmatch(bare)
     key, value = (found["key"], found["value"]) if found else ("", bare)
-    path = Path(value.strip("'\"")).expanduser()
+    path = Path(os.path.expanduser(value.strip("'\"")))
     if key in ("data.root", "") and (_exists(value) or "/" in value or key):
         if not key and (path / ".hydra").is_dir():
             better = f"resume={value}"
@@ -190,7 +191,7 @@ def _literal(value: str, is_path: bool = True) -> str:
     if _exists(value):
         return quoted("./???" if value == "???" else value)  # alone, it means what is missing
     home = is_path and value.startswith("~")
-    return in_quotes(str(Path(value).expanduser()) if home else value)
+    return in_quotes(str(Path(os.path.expanduser(value))) if home else value)
 
 
 def _exists(value: str) -> bool:

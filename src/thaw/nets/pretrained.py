@@ -4,7 +4,6 @@ Each `conf/arch/*.yaml` names one function of this file, or the user's own. Weig
 `thaw.nets.weights` and read by `thaw.nets.state.matching`.
 """
 
-import difflib
 import inspect
 import json
 import math
@@ -21,6 +20,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.errors import UserError
+from thaw.launch.build import unfit
+from thaw.launch.typed import near
 from thaw.nets import own
 from thaw.nets.backbone import Backbone, check_order
 from thaw.nets.fit import check_side, fitted
@@ -75,7 +76,7 @@ def torchvision(
         kwargs = {"input_size": (size, size), **kwargs}
 
     origin = {"source": "torchvision", "name": name, "kwargs": kwargs}
-    with _suits(name, size):
+    with _suits(origin, size):
         net = build(origin)
     meta: dict[str, Any] = {
         "source": str(path or entry),
@@ -141,7 +142,7 @@ def timm(
         if known and known.fixed_input_size:
             kwargs = {**kwargs, "img_size": img_size}
     origin = {"source": "timm", "name": name, "kwargs": kwargs}
-    with _suits(name, img_size):
+    with _suits(origin, img_size):
         net = build(origin)
         if getattr(net, "dynamic_img_size", False):  # of one size, it can be traced and so cut
             origin["kwargs"] = {**kwargs, "dynamic_img_size": False}
@@ -178,7 +179,7 @@ def timm(
     meta["head"] = head
     backbone = Backbone(net, transforms, origin, meta if weights else {}, weights is not None)
     if (kind := json.dumps([origin, img_size], default=str)) not in _in_order:
-        with _suits(name, backbone.input_size):
+        with _suits(origin, backbone.input_size):
             check_order(backbone)
         _in_order.add(kind)
     return backbone
@@ -215,10 +216,8 @@ def made(settings: DictConfig, fit: str = "crop", size: int | None = None) -> Ba
 def _by_target(target: str, values: dict[str, Any], ours: dict[str, Any]) -> Backbone:
     if target not in ours:
         return own.backbone(target, values)
-    try:
-        inspect.signature(ours[target]).bind(**values)
-    except TypeError as error:
-        raise UserError(f"The settings of arch don't fit: {error}.") from error
+    if problems := unfit(ours[target], values, "arch"):
+        raise UserError("\n".join(problems))
     return ours[target](**values)
 
 
@@ -269,10 +268,10 @@ def _odd(value: Any, name: str = "") -> str | None:
 
 
 def _unknown(name: str, known: list[str], library: str) -> UserError:
-    near = difflib.get_close_matches(name, known, n=4) or known[:4]
+    close = near(name, known) or known[:4]
     return UserError(
         f"Expected arch.name to be one of {library}'s {len(known)} classifiers, got {name!r};"
-        f" near it are {', '.join(near)}."
+        f" near it are {', '.join(close)}."
     )
 
 
@@ -294,16 +293,26 @@ def _check_size(img_size: Any) -> None:
 
 
 @contextmanager
-def _suits(name: str, img_size: int | None) -> Iterator[None]:
-    """Turn what a net says of a size that it wasn't made for into one sentence."""
+def _suits(origin: dict[str, Any], img_size: int | None) -> Iterator[None]:
+    """Turn what a net says of settings that it wasn't made for into one sentence."""
+    name = origin["name"]
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # of any class, from assertions to shapes that don't fit
+        if odd := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            takes = inspect.signature(type(build(origin | {"kwargs": {}}))).parameters
+            close = [f"arch.{key}" for key in near(odd[1], takes)]
+            end = (
+                f"did you mean {' or '.join(close)}?" if close else f"{name} takes none so called."
+            )
+            raise UserError(f"There is no setting arch.{odd[1]}; {end}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if img_size is None:
-            raise UserError(f"timm can't make {name} of these settings: {reason}.") from error
+            raise UserError(
+                f"{origin['source']} can't make {name} of these settings: {reason}."
+            ) from error
         raise UserError(
             f"{name} can't see photos of {img_size}×{img_size} pixels ({reason}); choose another"
             " arch.img_size, or null for its own."

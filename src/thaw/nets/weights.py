@@ -5,6 +5,7 @@ They are never replaced by random ones in silence: what is absent is a UserError
 
 import importlib.resources
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def named_file(weights: str, names: list[str]) -> Path:
     Raises:
         UserError: it isn't there; `names` are the other values that are valid.
     """
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     if path.is_dir():
         return file_in(path)
     if not path.is_file():

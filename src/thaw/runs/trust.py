@@ -5,6 +5,7 @@ that comes from a folder counts only if Thaw's own settings name it too, or if t
 the user has typed says it again.
 """
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     placed = any(argument.startswith("hydra.run.dir=") for argument in arguments)
     if not given or placed:  # placed: a further rank of a run that was expanded already
         return arguments
-    folder = Path(unquoted(given[-1].removeprefix("resume="))).expanduser()
+    folder = Path(os.path.expanduser(unquoted(given[-1].removeprefix("resume="))))
     saved = folder / ".hydra" / "overrides.yaml"
     if not saved.is_file():
         raise UserError(
