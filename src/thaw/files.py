@@ -6,9 +6,10 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ except ImportError:  # Windows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
+    from torch import Tensor
 
 DPI = 120  # of figures
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -38,29 +40,59 @@ def beside(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder can't be made or written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_overs(path.parent, path.name)
-    own = f"{os.getpid()}-{threading.get_native_id()}"
-    partial = path.with_name(f".{path.name[:200]}.{own}.partial")
-    lock = _locked(partial)
-    try:
+    with _partial(path, Path.touch) as partial:
         yield partial
         os.replace(partial, path)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A folder to write in, beside `path`; gone at the end, with what was not moved out of it.
+
+    For what makes many files, or further ones beside what it is told to write. What killed
+    processes left of theirs is removed.
+
+    Raises:
+        OSError: the folder can't be made or written.
+    """
+    with _partial(path, Path.mkdir) as partial:
+        yield partial
+
+
+@contextmanager
+def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """What `make` makes beside `path`, gone at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(path.parent, path.name)
+    own = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    partial = path.with_name(f".{path.name[:200]}.{own}.partial")
+    lock = _locked(partial, make)
+    try:
+        yield partial
     finally:
-        partial.unlink(missing_ok=True)
-        lock.close()
+        _remove(partial)
+        os.close(lock)
 
 
-def _locked(partial: Path) -> IO[bytes]:
-    """The new file, held until it is closed, so that others see it is being written."""
+def _locked(partial: Path, make: Callable[[Path], None]) -> int:
+    """A handle on the new file or folder: until it is closed, others see that it is in use."""
     while True:
-        file = partial.open("wb")
-        if fcntl:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if partial.exists():
-            return file
-        file.close()  # another process took it for a left-over, in between
+        make(partial)
+        with suppress(FileNotFoundError):
+            handle = os.open(partial if fcntl else os.devnull, os.O_RDONLY)
+            if fcntl:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            if partial.exists():
+                return handle
+            os.close(handle)  # another process took it for a left-over, in between
+
+
+def _remove(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        partial.unlink(missing_ok=True)
 
 
 def remove_left_overs(folder: Path, name: str = "*") -> None:
@@ -73,9 +105,13 @@ def remove_left_overs(folder: Path, name: str = "*") -> None:
         return
     kept = "*" if name == "*" else re.sub(r"([*?[])", r"[\1]", name[:200])
     for partial in folder.glob(f".{kept}.*-*.partial"):
-        with suppress(OSError), partial.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
-            partial.unlink()
+        with suppress(OSError):
+            handle = os.open(partial, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                _remove(partial)
+            finally:
+                os.close(handle)
 
 
 def reserve(file: IO[bytes], size: int) -> None:
@@ -113,6 +149,34 @@ def _is(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name longer than any can be, or with a NUL
         return False
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], facts: dict[str, str] | None = None):
+    """As `write`, for tensors and what is said of them, as safetensors; they are on the disk then.
+
+    Raises:
+        OSError: they can't be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with scratch(path) as folder:  # safetensors writes to a file of its own name, then renames it
+        partial = folder / path.name
+        try:
+            save_file(dict(tensors), partial, facts)
+        except SafetensorError as error:  # its own kind for a full disk
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else 0, str(error), str(path)) from error
+        partial.chmod(0o666 & ~_umask())  # which only the owner could read
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 PICTURES = (".png", ".svg", ".pdf")

@@ -125,10 +125,11 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_killed_drawing_does_not_matter(drawn: Path, tmp_path: Path):
-    left = tmp_path / ".shapes.0123.part" / "train" / "leaf"
+    left = tmp_path / ".shapes.7-ab.partial" / "train" / "leaf"
     left.mkdir(parents=True)
     (left / "0000.jpg").write_bytes(b"half a pho")
     shapes.draw(tmp_path / "shapes", **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
     assert contents(tmp_path / "shapes") == contents(drawn)
 
 

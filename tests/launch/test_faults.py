@@ -19,6 +19,7 @@ import torch
 from conftest import jobs, state
 
 from thaw import files
+from thaw.data import shapes
 from thaw.errors import UserError
 from thaw.files import FOLDER, PICTURES, beside, check_outputs, remove_left_overs, reserve
 from thaw.launch import cli, failures
@@ -191,6 +192,47 @@ def test_an_output_has_a_suffix_and_a_place(tmp_path):
     check_outputs(("--csv", tmp_path / "new" / "er" / "a.csv", (".csv",)), ("--json", "-", ("",)))
     check_outputs(("--csv", None, (".csv",)))
     assert {path.name for path in tmp_path.iterdir()} == {"folder.csv", "file"}, "nothing is made"
+
+
+RUN = Path(__file__).parents[1] / "runs" / "old" / "sweep" / "seed=1"
+WRITES = {
+    "predict": ("--csv a.csv", "--json a.json", "--figure a.png", "--explain a.png"),
+    "predict ": ("--output a.csv", "--output a.parquet"),
+    "embed": ("--output a.npy", "--output a.parquet"),
+    "describe": ("--figure a.png", "--filters a.png"),
+    "compare": ("--out a", "--markdown a.md"),
+    "evaluate": ("--out a",),
+    "export": ("--out a",),
+    "check": ("--out a",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "option"), [(c, option) for c, options in WRITES.items() for option in options]
+)
+def test_what_a_full_disk_cannot_take_is_told_and_not_half_there(
+    call_script, disk, tmp_path, monkeypatch, command, option
+):
+    """The writers of CSV, JSON, figures, Parquet, NumPy and ONNX meet it each in its own way."""
+    place, root = disk("size=4k"), tmp_path / "photos"
+    shapes.draw(root, 3, 1, size=32)
+    given = {
+        "compare": [RUN],
+        "evaluate": [RUN, "--data", root / "test"],
+        "export": [RUN, "--data", root / "test"],
+        "check": ["data=folder", f"data.root={root}", "arch=small_cnn"],
+        "describe": ["small_cnn"] if "filters" in option else ["small_cnn", "--finetune", "full"],
+    }.get(command.strip(), [RUN, root / "test"])
+    monkeypatch.setattr(files, "check_outputs", lambda *_: None)  # there was room when it was asked
+    (place / "fill").write_bytes(bytes(4096))
+    monkeypatch.chdir(tmp_path)
+    name, file = option.split(" ")
+    done = call_script(command.strip(), *given, name, place / file)
+    assert done.code == 2, done
+    assert "o space left on device" in done.err
+    assert "Traceback" not in done.err + done.out
+    assert {path.name for path in place.rglob("*") if not path.is_dir()} == {"fill"}
 
 
 # --- left-overs -----------------------------------------------------------------------------------

@@ -325,7 +325,7 @@ def test_a_folder_is_no_bundle_before_the_last_file_is_written(
         raise OSError("no space left on device")
 
     bundle.save(tmp_path / "model", with_head(small_cnn()), CLASSES)
-    monkeypatch.setattr(bundle, "save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="no space"):
         bundle.save(tmp_path / "model", with_head(small_cnn()), CLASSES)
     assert "no model.json" in refusal(tmp_path / "model")

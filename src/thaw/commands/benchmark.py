@@ -151,8 +151,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     found: list[Result] = []
     # Beside the results, not in /tmp: that may be memory, and runs write to a disk.
-    with tempfile.TemporaryDirectory(prefix=".scratch-", dir=out) as scratch:
-        bench = Bench(roots, sizes, env, Path(scratch).resolve())
+    with files.scratch(out.with_name("scratch")) as scratch:
+        bench = Bench(roots, sizes, env, scratch.resolve())
         for row in rows:
             for repeat in range(repeats):
                 for system in ROWS[row]:

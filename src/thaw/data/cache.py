@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thaw.errors import UserError
+from thaw.files import remove_left_overs, write_tensors
 
 log = logging.getLogger(__name__)
 TOUCHED = 64 * 2**20  # bytes read from a mapped file before its pages are given back
@@ -77,6 +77,8 @@ class FeatureCache:
         Another process that has one open keeps reading it: the file goes when it is closed.
         """
         used = {path for shelf in self.shelves.values() for path in shelf.segments}
+        for folder in self.dir.glob("*/"):
+            remove_left_overs(folder)
         ages = []
         for path in self.dir.glob("*/*.safetensors"):
             try:
@@ -128,20 +130,11 @@ class Shelf:
         Raises:
             OSError: they can't be written; nothing is left of them.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / f"{uuid.uuid4().hex}.safetensors"
-        partial = path.with_suffix(".partial")
         last = features.ndim == 4  # channels last, as convolutions want them
         rows = (features.permute(0, 2, 3, 1) if last else features).contiguous()
         facts = {"names": json.dumps(list(names)), "crc32": str(_crc32(rows)), "last": str(last)}
-        try:
-            save_file({"features": rows}, partial, facts)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except Exception as error:  # safetensors has its own kind for a full disk
-            partial.unlink(missing_ok=True)
-            raise OSError(str(error)) from error
+        write_tensors(path, {"features": rows}, facts)
         self.refresh()
 
     def rows(self, names: Sequence[str]) -> "Rows":
@@ -173,8 +166,6 @@ class Shelf:
             log.info("another run computes the same features, waiting for it")
             lock.acquire()
         try:
-            for partial in self.path.glob("*.partial"):  # of a process that was killed
-                partial.unlink(missing_ok=True)
             self.refresh()
             yield
         finally:

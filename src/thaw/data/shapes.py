@@ -6,8 +6,6 @@ The set is made to show what transfer is worth: see `thaw.data.scenes` for what 
 import json
 import math
 import os
-import shutil
-import uuid
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -20,6 +18,7 @@ from rich.progress import track
 from thaw.data.find import MANIFEST
 from thaw.data.scenes import CLASSES, photo
 from thaw.errors import UserError
+from thaw.files import scratch
 
 FORMAT = 1  # raise it whenever the same arguments would draw other pixels
 MOST_IMAGES = 100_000
@@ -42,16 +41,15 @@ def draw(
     root = root.resolve()
     if _is_drawn(root, asked):
         return
-    part = root.with_name(f".{root.name}.{uuid.uuid4().hex}.part")
-    try:
+    with scratch(root) as folder:
+        part = folder / root.name
         _draw_all(part, {"train": train_per_class, "test": test_per_class}, size, seed)
         (part / MANIFEST).write_text(json.dumps(asked, indent=2) + "\n")
-        part.rename(root)
-    except OSError:
-        if not _is_drawn(root, asked):  # else another process was first, with the same photos
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.rename(root)
+        except OSError:
+            if not _is_drawn(root, asked):  # else another process was first, with the same photos
+                raise
 
 
 def _check(asked: dict[str, int]) -> None:

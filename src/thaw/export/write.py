@@ -1,9 +1,9 @@
 """Write a trained model as one file that gives the same answers, and check that it does."""
 
 import importlib.util
+import io
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from thaw.data.photos import load_photo
 from thaw.errors import UserError
 from thaw.escape import say
 from thaw.export import graph
+from thaw.files import scratch
 from thaw.model import bundle, onnx
 from thaw.model.prediction import UNFAMILIAR, Prediction, aside, decide
 from thaw.runs import read
@@ -67,7 +68,9 @@ def export(
     with _whole_or_nothing(out) as folder:
         traced = graph.trace(model)
         file = folder / "model.pt2"
-        torch.export.save(traced, file, extra_files=facts)
+        whole = io.BytesIO()  # on a full disk, its own writer would end the process
+        torch.export.save(traced, whole, extra_files=facts)
+        file.write_bytes(whole.getbuffer())
         found[file.name] = _same(file, expected, _rows_of_pt2(file, expected, model), model)
         file = folder / "model.onnx"
         nodes = graph.write_onnx(traced, file, facts, name)
@@ -205,10 +208,9 @@ def _megabytes(file: Path) -> str:
 @contextmanager
 def _whole_or_nothing(out: Path) -> Iterator[Path]:
     """A folder to fill; what it holds at the end takes the place of an earlier export in `out`."""
-    above = next(place for place in (out, *out.absolute().parents) if place.is_dir())
-    with tempfile.TemporaryDirectory(prefix=".export.", dir=above) as folder:
-        yield Path(folder)
-        out.mkdir(parents=True, exist_ok=True)
+    with scratch(out) as folder:
+        yield folder
+        out.mkdir(exist_ok=True)
         (out / "model.int8.onnx").unlink(missing_ok=True)  # of the model as it was then
-        for file in Path(folder).iterdir():
+        for file in folder.iterdir():
             os.replace(file, out / file.name)

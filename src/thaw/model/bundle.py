@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
@@ -18,7 +17,7 @@ from thaw import escape
 from thaw.data.dataset import seen
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.files import beside, write_json
+from thaw.files import write_json, write_tensors
 from thaw.model import description
 from thaw.model.description import FORMAT
 from thaw.model.familiar import store
@@ -202,13 +201,10 @@ def save(
     (folder / "model.json").unlink(missing_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in backbone.net.state_dict().items()}
     weights = folder / "weights.safetensors"
-    with beside(weights) as partial:
-        save_file(tensors, partial)
-        partial.chmod(0o666 & ~_umask())  # safetensors makes files that only the owner can read
+    write_tensors(weights, tensors)
     (folder / store.FILE).unlink(missing_ok=True)
     if familiar is not None:
         familiar.save(folder)
-        (folder / store.FILE).chmod(0o666 & ~_umask())
         facts["unfamiliar"] = familiar.facts() | {"sha256": _sha256(folder / store.FILE)}
     info = {
         "format": FORMAT,
@@ -324,12 +320,6 @@ def _transforms(values: dict[str, Any]) -> ImageClassification:
     )
     transforms.resize_size = values["resize_size"]  # one number, or two where it isn't square
     return transforms
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sha256(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Features of photos, for programs of one's own: what the head reads of each, in a file."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from thaw.data.find import find_photos
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import say, utf8
-from thaw.files import write_csv
+from thaw.files import beside, reserve, write_csv
 from thaw.model.predict import load_model
 
 
@@ -46,17 +45,15 @@ def embed(run: Path, photos: list[Path], output: Path) -> np.ndarray:
     if not parts:
         raise broken[0]
     rows = np.concatenate(parts).astype(np.float32)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with beside(output) as partial:
         if output.suffix == ".npy":
-            with partial.open("wb") as file:
+            with partial.open("r+b") as file:
+                reserve(file, rows.nbytes)  # NumPy doesn't say that a disk is full
                 np.save(file, rows)
+                file.truncate()
             write_csv(output.with_suffix(".csv"), [{"path": name} for name in names])
         else:
             _write_parquet(partial, names, rows)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
     say(f"{output}: {len(rows):,} photos, {rows.shape[1]:,} features each")
     if broken:
         raise UserError("\n".join(map(str, broken)))

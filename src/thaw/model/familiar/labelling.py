@@ -1,6 +1,7 @@
 """A page on which photos get their labels: each is copied into the folder of its class."""
 
 import io
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -22,6 +23,7 @@ from thaw.data.photos import load_photo
 from thaw.data.pixels.deep import White
 from thaw.errors import UserError
 from thaw.escape import printable
+from thaw.files import beside
 from thaw.model.doorman import Doorman
 from thaw.model.prediction import Prediction
 
@@ -87,22 +89,13 @@ class Desk:
 
 def _copy(photo: Path, folder: Path) -> Path:
     """Copy a photo into a folder, under a name that is free there: `a.jpg`, `a_2.jpg`, …"""
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        place = folder / (photo.name if number == 1 else f"{photo.stem}_{number}{photo.suffix}")
-        try:
-            with photo.open("rb") as source, place.open("xb") as target:
-                try:
-                    shutil.copyfileobj(source, target)
-                except OSError:
-                    place.unlink(missing_ok=True)
-                    raise
-        except FileExistsError:
-            number += 1
-            continue
-        shutil.copystat(photo, place)
-        return place
+    number, place = 1, folder / photo.name
+    while os.path.lexists(place):
+        number += 1
+        place = folder / f"{photo.stem}_{number}{photo.suffix}"
+    with beside(place) as partial:
+        shutil.copy2(photo, partial)
+    return place
 
 
 def app(

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from thaw.errors import UserError
 from thaw.escape import printable
+from thaw.files import write_tensors
 from thaw.model.familiar.level import why_refused
 from thaw.model.prediction import Similar
 
@@ -86,7 +86,7 @@ class Familiar:
         """Write it into a bundle."""
         tensors = {name: getattr(self, name).contiguous() for name in DTYPES}
         facts = {"photos": json.dumps(self.photos), "root": self.root, "seen": str(self.seen)}
-        save_file(tensors, folder / FILE, facts)
+        write_tensors(folder / FILE, tensors, facts)
 
     def facts(self, level: float = LEVEL) -> dict[str, Any]:
         """What `model.json` says of it."""
