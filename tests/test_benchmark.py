@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, make_photos
@@ -13,11 +14,14 @@ from conftest import REPO, make_photos
 SCRIPT = REPO / "scripts" / "benchmark.py"
 SECONDS = {"lesson": 100.0, "lightning": 50.0, "thaw": 5.0, "warm": 2.0, "limit": 4.0}
 SECONDS |= {"sweep": 11.0, "bare": 2.0, "photo": 2.5, "folder": 7.0, "few": 6.0, "many": 210.0}
+SECONDS |= {"pass": 9.0, "predicted": 10.0, "evaluated": 9.5, "check": 6.0}
 
 
 @pytest.fixture
 def script():
-    return importlib.import_module("thaw.commands.benchmark")
+    parts = ("rivals", "measuring", "standings", "benchmark")
+    found = [vars(importlib.import_module(f"thaw.commands.{part}")) for part in parts]
+    return SimpleNamespace(**{name: value for part in found for name, value in part.items()})
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def planted(row, system, repeat):
     seconds = SECONDS.get(system, 9.0) * (1.0, 7.0, 0.5)[repeat]
     result = {"row": row, "system": system, "repeat": repeat, "seconds": seconds}
     result |= {"whole": seconds + 3, "rss": 640_000_000 if system == "many" else 500_000_000}
-    if row == "predict":
+    if row in ("predict", "photos"):
         return result | {"photos": 397, "rate": 397 / seconds}
     if row == "parts":
         result |= {"features": 1.5}
@@ -101,6 +105,9 @@ def test_tables_of_planted_numbers(script):
     assert ratios["the same, whole processes"] == ["14.0 s", "8.00 s", "1.75"]
     assert [line[0] for line in parts[1:]] == [*script.OFF]
     assert parts[2] == ["fuse=false", "1.50 s", "9.00 s", "500 MB", "94.0%"]
+    assert ratios["one fused pass over 397 photos : predict"] == ["9.00 s", "10.0 s", "0.90"]
+    assert ratios["the same : evaluate"] == ["9.00 s", "9.50 s", "0.95"]
+    assert ratios["check : a cold run"] == ["6.00 s", "5.00 s", "1.20"]
     assert ratios["predict, 397 photos, 57/s : one"] == ["7.00 s", "2.50 s", "2.80"]
 
 

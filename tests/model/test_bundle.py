@@ -18,6 +18,7 @@ from thaw.model import bundle
 from thaw.model.prediction import UNSURE, as_row
 from thaw.nets import pretrained
 from thaw.nets.backbone import Backbone
+from thaw.nets.fuse import FusedConv
 
 CLASSES = sorted(COLOURS)
 
@@ -234,6 +235,30 @@ def test_predictions_do_not_depend_on_the_batch(saved: Path, photo_paths, batch_
     found = list(model.predict(photo_paths, batch_size=batch_size))
     rows = torch.tensor([list(prediction.probabilities.values()) for prediction in found])
     assert torch.allclose(rows, expected, atol=1e-6)
+
+
+def test_many_photos_go_the_fused_way_to_the_same_answers(tmp_path: Path, monkeypatch):
+    """More than a batch, a broken one among them: names and answers stay together."""
+    folder = tmp_path / "lite"
+    net = pretrained.timm("mobilenetv3_small_050", weights=None)
+    bundle.save(folder, with_head(net), CLASSES)
+    paths = [tmp_path / f"{i:02}.jpg" for i in range(20)]
+    for i, path in enumerate(paths):
+        paint(path, COLOURS[CLASSES[i % 3]], seed=i)
+    paths[3].write_text("no photo")
+    model, broken = thaw.load(folder), []
+    ran = []
+    forward = FusedConv.forward
+    monkeypatch.setattr(FusedConv, "forward", lambda *a: ran.append(1) or forward(*a))
+    found = list(model.outputs_of(paths, on_broken=broken.append))
+    assert bool(ran) == torch.backends.mkldnn.is_available()
+    names = [name for batch, _, _ in found for name in batch]
+    assert [error.path for error in broken] == [paths[3]]
+    assert names == paths[:3] + paths[4:]
+    alone = [next(model.outputs_of([name])) for name in names]
+    for place in (1, 2):  # logits, features
+        many = torch.cat([batch[place] for batch in found])
+        assert torch.allclose(many, torch.cat([one[place] for one in alone]), atol=1e-4)
 
 
 def test_a_broken_photo_is_named(saved: Path, photo_paths: list[Path]):

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.data.pixels.deep import White
 from thaw.data.pixels.resize import MOST, REACH, ResizeAndCrop
 from thaw.data.splits import Sample
+from thaw.data.stream import decoders
 
 AGAIN = 2**20  # epochs; added for a photo that comes again in one, which is then another view of it
 
@@ -134,16 +134,6 @@ def normalised(see: ImageClassification, batch: Tensor) -> Tensor:
 def seen(see: ImageClassification, image: Image.Image) -> Tensor:
     """What a net gets to see of a PIL image, `[3, H, W]`."""
     return normalised(see, pixels(see, image))
-
-
-def decoders() -> ThreadPoolExecutor:
-    """Threads that load photos, as many as torch computes with, each of them by itself.
-
-    With torch's usual setting each would keep a team of threads of its own, and those spin for a
-    while after each step: they'd take the cores from what computes next.
-    """
-    threads = torch.get_num_threads()
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class EpochShuffle(Sampler[tuple[int, int]]):

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from thaw.data.listing import layout
 from thaw.data.photos import BrokenPhoto
+from thaw.data.stream import BATCH
 from thaw.errors import UserError
 from thaw.escape import printable, say
 from thaw.evaluation import figures as evaluate_figures
@@ -179,7 +180,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     for batch, answered, read_by_head in track(
         batches,
         what,
-        total=-(-len(paths) // 32),
+        total=-(-len(paths) // BATCH),
         console=console,
         transient=True,
         disable=not console.is_terminal,

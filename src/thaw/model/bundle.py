@@ -3,8 +3,10 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from thaw import escape
-from thaw.data.dataset import seen
+from thaw.data.dataset import normalised, pixels
 from thaw.data.photos import BrokenPhoto
+from thaw.data.stream import BATCH, stacked
 from thaw.errors import UserError
 from thaw.files import write_json, write_tensors
 from thaw.model import description
@@ -26,7 +29,9 @@ from thaw.model.familiar.store import Familiar
 from thaw.model.given import Photo, each, upright
 from thaw.model.prediction import Prediction, Similar, check_threshold, decide
 from thaw.nets.backbone import Backbone
+from thaw.nets.cut import cut
 from thaw.nets.fit import Padded
+from thaw.nets.fuse import fused
 from thaw.nets.pretrained import build
 from thaw.nets.state import unvouched
 from thaw.runs.read import damage, read_json
@@ -65,13 +70,23 @@ class Model:
 
     def logits(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → logits `[B, classes]`, before the temperature."""
-        return self._outputs([seen(self.transforms, image) for image in images])[0]
+        whole = torch.stack([pixels(self.transforms, image) for image in images])
+        return self._outputs(whole, self.backbone)[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the net is."""
+        return self.backbone.head.weight.device
 
     @torch.inference_mode()
-    def _outputs(self, inputs: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _outputs(
+        self, images: torch.Tensor, net: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and features of uint8 `pixels`, wherever the net is."""
+        images = images.to(self.device).contiguous(memory_format=self.backbone.memory_format)
         with self.backbone.reading() as read:
-            logits = self.backbone(torch.stack(inputs))
-        return logits, read[-1]
+            logits = net(normalised(self.transforms, images))
+        return logits.cpu(), read[-1].cpu()
 
     def probabilities(self, images: list[Image.Image]) -> torch.Tensor:
         """Upright RGB photos → probabilities `[B, classes]`."""
@@ -80,29 +95,43 @@ class Model:
     def outputs_of(
         self,
         photos: Photo | Iterable[Photo],
-        batch_size: int = 32,
+        batch_size: int = BATCH,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
     ) -> Iterator[tuple[list[Path | str], torch.Tensor, torch.Tensor]]:
         """Names of photos, their logits `[B, classes]` and features `[B, D]`, a batch at a time.
 
+        Of more than a batch they come from fused convolutions, so last bits may differ from those
+        of a photo alone.
+
         Args:
             photos: as those of `predict`, likewise `on_broken`.
         """
-        waiting = each(photos)
-        while batch := list(islice(waiting, batch_size)):
-            names: list[Path | str] = []
-            inputs: list[torch.Tensor] = []
-            for name, photo in batch:  # one photo in full size at a time
-                try:
-                    inputs.append(seen(self.transforms, upright(photo, name, self.white)))
-                except BrokenPhoto as error:
-                    if on_broken is None:
-                        raise
-                    on_broken(error)
-                else:
-                    names.append(name)
-            if inputs:
-                yield names, *self._outputs(inputs)
+        one_by_one = Lock()  # images in memory may be read from a file as they are asked for
+
+        def load(item: tuple[Path | str, Photo]) -> torch.Tensor:
+            name, photo = item
+            with nullcontext() if isinstance(photo, str | Path) else one_by_one:
+                whole = upright(photo, name, self.white)
+            return pixels(self.transforms, whole)
+
+        def broke(_: tuple[Path | str, Photo], error: BrokenPhoto) -> None:
+            if on_broken is None:
+                raise error
+            on_broken(error)
+
+        rest = each(photos)
+        first = list(islice(rest, batch_size + 1))
+        net = self._fast() if len(first) > batch_size else self.backbone
+        for items, images in stacked(chain(first, rest), load, batch_size, broke):
+            yield [name for name, _ in items], *self._outputs(images, net)
+
+    def _fast(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The net for many photos: fused up to the head, where it can be cut there."""
+        here = cut(self.backbone, ["head"]) if self.device.type == "cpu" else None
+        if here is None:
+            return self.backbone
+        prefix, tail = fused(here.between()), here.tails[False]
+        return lambda images: tail(prefix(images))
 
     def embed(self, photos: Photo | Iterable[Photo]) -> np.ndarray:
         """Photos, as those of `predict` → what the head reads of each: `[N, D]`, float32.
@@ -118,7 +147,7 @@ class Model:
         self,
         photos: Photo | Iterable[Photo],
         threshold: float | None = None,
-        batch_size: int = 32,
+        batch_size: int = BATCH,
         on_broken: Callable[[BrokenPhoto], None] | None = None,
         level: float | None = None,
         similar: int = 0,
@@ -157,7 +186,7 @@ class Model:
 
     def label(self, image: Image.Image, name: str, similar: int = 0) -> Prediction:
         """Say of an upright RGB photo what it shows; as `predict`, which reads files."""
-        outputs = self._outputs([seen(self.transforms, image)])
+        outputs = self._outputs(pixels(self.transforms, image)[None], self.backbone)
         return next(self._decided([name], *outputs, self.threshold, self.level, similar))
 
     @torch.inference_mode()

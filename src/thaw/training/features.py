@@ -7,9 +7,9 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from importlib import metadata
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,9 +21,10 @@ from torch import Tensor
 
 from thaw.data.augment import Views
 from thaw.data.cache import FeatureCache, Rows, Shelf
-from thaw.data.dataset import decoders, normalised, pixels
+from thaw.data.dataset import normalised, pixels
 from thaw.data.folder import PhotoFolder
 from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.data.stream import BATCH, stacked
 from thaw.model.bundle import describe_transforms
 from thaw.nets.backbone import Backbone
 from thaw.nets.cut import Cut
@@ -32,9 +33,9 @@ from thaw.training.unfreezing import gathered
 
 log = logging.getLogger(__name__)
 FORMAT = 3  # of the decoding and the cutting: another number makes all features anew
-BATCH = 16  # photos; always as many, or the same photo's last bits would depend on its neighbours
 SEGMENT = 64 * 2**20  # bytes that are computed before they are written
 VERSIONS = ("torch", "torchvision", "pillow", "pillow-heif")
+T = TypeVar("T")
 
 
 class TooLarge(OSError):
@@ -177,28 +178,28 @@ class Extractor:
         self.backbone.eval().to(self.device)
         part = here.between(before and before[0])
         run = fused(part, self.fuses) if self.fuses else part
-        batches = [names[i : i + BATCH] for i in range(0, len(names), BATCH)]
+        own: list[str] = []
         done: list[Tensor] = []
-        begin = 0
         try:
-            inputs = self._stored(batches, before[1]) if before else self._photos(batches)
-            for end, images in enumerate(_bar(inputs, len(batches)), start=1):
-                own = len(images)
-                if own == 0:  # all are broken
-                    continue
-                # Padded with itself to the batch that all photos are computed in.
-                full = images[torch.arange(BATCH) % own] if own < BATCH else images
+            inputs = self._stored(names, before[1]) if before else self._photos(names)
+            for turn, (batch, images) in enumerate(_bar(inputs, -(-len(names) // BATCH))):
+                count = len(batch)
+                # Padded with itself to the batch that all are computed in, or a photo's last bits
+                # would depend on its neighbours.
+                full = images[torch.arange(BATCH) % count] if count < BATCH else images
                 if full.ndim == 4:
                     full = full.contiguous(memory_format=self.backbone.memory_format)
                 with self.autocast():
-                    features = run(full.to(self.device, non_blocking=True))[:own].cpu()
-                done.append(features)
-                size = sum(part.nbytes for part in done)
-                if end == 1:
+                    features = run(full.to(self.device, non_blocking=True))[:count].cpu()
+                if turn == 0:
                     self._check_room(features[0].nbytes * len(names), len(names))
-                if size > SEGMENT or end == len(batches):
-                    shelf.add([n for batch in batches[begin:end] for n in batch], torch.cat(done))
-                    done, begin = [], end
+                own += batch
+                done.append(features)
+                if sum(part.nbytes for part in done) > SEGMENT:
+                    shelf.add(own, torch.cat(done))
+                    own, done = [], []
+            if own:
+                shelf.add(own, torch.cat(done))
         finally:
             for module, mode in zip(modes, training, strict=True):
                 module.training = mode
@@ -215,12 +216,8 @@ class Extractor:
                     f"{size / 1e9:.1f} GB for {photos} photos, and {what} {limit / 1e9:.3g}"
                 )
 
-    def _photos(self, batches: list[list[str]]) -> Iterator[Tensor]:
-        """Images `[B, 3, H, W]`; decoded by as many threads as compute, before they compute.
-
-        Photos that break are taken out of their batch of names.
-        On a GPU the next batch is decoded while this one is computed.
-        """
+    def _photos(self, names: list[str]) -> Iterator[tuple[list[str], Tensor]]:
+        """Photos that decode, and their images `[B, 3, H, W]`."""
         paths, see = self.data.paths_by_digest(), self.backbone.transforms
         makers = Views(self.data.augment).makers
 
@@ -231,35 +228,23 @@ class Extractor:
                 self.see(digest, photo)
             return pixels(see, makers[int(view or 0)](photo))
 
-        def images(names: list[str], futures: list[Future[Tensor]]) -> Tensor:
-            whole = []
-            for name, future in zip([*names], futures, strict=True):
-                try:
-                    whole.append(future.result())
-                except BrokenPhoto as error:
-                    names.remove(name)
-                    self._broke(name, error.reason)
-            if not whole:
-                return torch.empty(0)
-            batch = torch.stack(whole).to(self.device, non_blocking=True)
-            return normalised(see, batch.contiguous(memory_format=self.backbone.memory_format))
+        def broke(name: str, error: BrokenPhoto) -> None:
+            self._broke(name, error.reason)
 
-        with decoders() as pool:
-            ahead: list[tuple[list[str], list[Future[Tensor]]]] = []
-            for batch in batches:
-                ahead.append((batch, [pool.submit(load, name) for name in batch]))
-                if self.device.type == "cpu" or len(ahead) > 1:
-                    yield images(*ahead.pop(0))
-            for names, futures in ahead:
-                yield images(names, futures)
+        ahead = 0 if self.device.type == "cpu" else 1
+        for batch, images in stacked(names, load, BATCH, broke, ahead):
+            images = images.to(self.device, non_blocking=True)
+            images = images.contiguous(memory_format=self.backbone.memory_format)
+            yield batch, normalised(see, images)
 
     @staticmethod
-    def _stored(batches: list[list[str]], shelf: Shelf) -> Iterator[Tensor]:
-        for batch in batches:
-            yield shelf.rows(batch).take(range(len(batch)))
+    def _stored(names: list[str], shelf: Shelf) -> Iterator[tuple[list[str], Tensor]]:
+        for begin in range(0, len(names), BATCH):
+            batch = names[begin : begin + BATCH]
+            yield batch, shelf.rows(batch).take(range(len(batch)))
 
 
-def _bar(batches: Iterator[Tensor], total: int) -> Iterator[Tensor]:
+def _bar(batches: Iterator[T], total: int) -> Iterator[T]:
     console = get_console()
     hidden = not console.is_terminal
     yield from track(batches, "frozen part", total, console=console, transient=True, disable=hidden)
