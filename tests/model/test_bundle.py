@@ -256,9 +256,11 @@ def test_many_photos_go_the_fused_way_to_the_same_answers(tmp_path: Path, monkey
     assert [error.path for error in broken] == [paths[3]]
     assert names == paths[:3] + paths[4:]
     alone = [next(model.outputs_of([name])) for name in names]
-    for place in (1, 2):  # logits, features
-        many = torch.cat([batch[place] for batch in found])
-        assert torch.allclose(many, torch.cat([one[place] for one in alone]), atol=1e-4)
+    for many, one in (
+        ([logits for _, logits, _ in found], [logits for _, logits, _ in alone]),
+        ([features for _, _, features in found], [features for _, _, features in alone]),
+    ):
+        assert torch.allclose(torch.cat(many), torch.cat(one), atol=1e-4)
 
 
 def test_a_broken_photo_is_named(saved: Path, photo_paths: list[Path]):
