@@ -136,6 +136,8 @@ def test_a_file_comes_back(familiar, tmp_path):
         ({}, {"photos": "{"}),
         ({}, {"photos": json.dumps([7] * 300)}),
         ({}, {"seen": "many"}),
+        ({}, {"contents": '["ab"]'}),
+        ({}, {"contents": json.dumps([7] * 300)}),
     ],
 )
 def test_a_damaged_file_is_refused(familiar, tmp_path, change, facts):

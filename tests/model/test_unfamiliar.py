@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from conftest import refusal
 from PIL import Image
 
 import thaw
+from thaw.data.photos import digests
+from thaw.errors import UserError
 from thaw.model import bundle
-from thaw.model.familiar import store
+from thaw.model.familiar import similar, store
+from thaw.model.familiar.label_next import label_next
 from thaw.model.familiar.labelling import Desk, app, is_folder_name
 from thaw.runs import read
 
@@ -27,7 +31,9 @@ def knowing(finished, tmp_path_factory) -> Path:
     labels = torch.tensor([split.classes.index(photo.label) for photo in photos])
     paths = {name: [split.root / p for p in split.paths(name)] for name in ("train", "val")}
     train, val = (torch.from_numpy(model.embed(paths[name])) for name in ("train", "val"))
-    familiar = store.fit(train, labels, val.repeat(8, 1), split.paths("train"), str(split.root))
+    contents = digests(paths["train"])
+    place = (split.paths("train"), str(split.root), contents)
+    familiar = store.fit(train, labels, val.repeat(8, 1), *place)
     kept = ("temperature", "threshold", "conformal", "metrics", "data_sha256", "white")
     facts = {key: model.info[key] for key in kept if key in model.info}
     bundle.save(run / "model", model.backbone, model.classes, familiar, **facts)
@@ -158,6 +164,29 @@ def test_the_server_says_the_same(knowing, strange, red):
     assert first["label"] == "unfamiliar"
     assert first["familiarity"] == expected[0].familiarity
     assert second["similar"][0]["photo"].startswith("data:image/jpeg;base64,")
+
+
+@pytest.mark.parametrize("how", ["a path of its own", "a root", "contents"])
+def test_a_bundle_from_elsewhere_shows_no_files_of_this_machine(knowing, red, tmp_path, how):
+    """It may name any, but who made it doesn't know what is in them."""
+    model, secret = thaw.load(knowing), tmp_path / "secret.jpg"
+    shutil.copy(red, tmp_path / "red.jpg")
+    Image.new("RGB", (64, 64), "red").save(secret)
+    known = model.familiar
+    assert known is not None
+    assert known.file_of("train/red/0.jpg") == red
+    changed = {
+        "a path of its own": {"photos": [str(secret)] * len(known.photos)},
+        "a root": {"root": str(tmp_path), "photos": ["secret.jpg"] * len(known.photos)},
+        "contents": {"contents": []},
+    }[how]
+    bundle.save(tmp_path / "model", model.backbone, model.classes, replace(known, **changed))
+    sent = thaw.load(tmp_path / "model")
+    (said,) = sent.predict(red, similar=2)
+    assert sent.familiar is not None
+    assert [similar.thumbnail(sent.familiar, like) for like in said.similar] == [None, None]
+    with pytest.raises(UserError, match="say with --into DIR"):
+        label_next(tmp_path / "model", tmp_path, page=True)
 
 
 # --- what to label next ---------------------------------------------------------------------------

@@ -257,9 +257,11 @@ def test(training: Training, forgotten: dict[str, float]) -> Tested:
         # The train photos as the net sees them now, which is no longer what it saw in training.
         training.trainer.test(module, [data.seen_again()], verbose=False)
         train = module.results(0)
-        photos = [data.splits["train"][i].path for i in train["index"].tolist()]
+        samples, digests = data.splits["train"], data.digests("train")
+        known = [(samples[i].path, digests[i]) for i in train["index"].tolist()]
+        photos, contents = map(list, zip(*known, strict=True))
         read = (train["features"], train["label"], val["features"])
-        familiar = store.fit(*read, photos, str(data.root))
+        familiar = store.fit(*read, photos, str(data.root), contents)
     return Tested(val, tested, forgotten, familiar)
 
 

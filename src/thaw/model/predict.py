@@ -97,7 +97,7 @@ def predict(
     if figure is not None and similar:
         from thaw.model.familiar.similar import draw as draw_similar
 
-        draw_similar(figure, found, Path(model.familiar.root), model.white)
+        draw_similar(figure, found, model.familiar, model.white)
     elif figure is not None:
         draw(figure, found, sets)
     if explain is not None:

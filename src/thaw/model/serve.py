@@ -92,7 +92,7 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
             found = asdict(said)
             del found["path"]
             for like, row in zip(said.similar, found["similar"], strict=True):
-                row["photo"] = thumbnail(Path(model.familiar.root), like, model.white)
+                row["photo"] = thumbnail(model.familiar, like, model.white)
             if explained:
                 with suppress(UserError):  # a net without places has no explanation, but an answer
                     found["explanation"] = _explanation(model, image)

@@ -151,7 +151,8 @@ def _places(model: Model, into: Path | None) -> Places:
         own = [p for p, label in zip(familiar.photos, labels, strict=True) if label == c]
         parents = Counter(PurePosixPath(photo).parent for photo in own)
         parent = parents.most_common(1)[0][0] if parents else PurePosixPath()
-        if parent.name != name or not (root / parent).is_dir():
+        known = (familiar.file_of(p) for p in own if PurePosixPath(p).parent == parent)
+        if parent.name != name or not any(known):
             raise UserError(
                 f"Expected the train photos of {name!r} in a folder of that name below {root}, but"
                 " there is none; say with --into DIR where photos are to be copied to."

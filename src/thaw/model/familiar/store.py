@@ -8,7 +8,7 @@ most a share `level` gets a p-value that low. See docs/unfamiliar.md for what it
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from thaw.data.photos import digests
 from thaw.errors import UserError
 from thaw.escape import printable
 from thaw.files import write_tensors
@@ -27,6 +28,8 @@ from thaw.model.prediction import Similar
 FILE = "familiar.safetensors"
 LEVEL = 0.05  # share of photos like val's that may be called unfamiliar
 NEIGHBOURS = 5
+DIGITS = 16  # of a photo's sha256: 64 bits, which nobody guesses
+LARGEST = 200_000_000  # bytes of a file that may be a photo
 BYTES = 1_500_000  # of what is kept, however many train photos there are
 CLOSE = 1e-5  # scores that near are the same: equal photos tie, whatever the last bits
 
@@ -43,6 +46,7 @@ class Familiar:
         photos: paths of the photos kept, below `root`.
         root: the folder of photos, as training was told it.
         seen: train photos there were.
+        contents: the sha256 of each photo's bytes, cut to `DIGITS`; none if it isn't known.
     """
 
     rows: Tensor
@@ -52,6 +56,7 @@ class Familiar:
     photos: list[str]
     root: str
     seen: int
+    contents: list[str]
 
     @cached_property
     def directions(self) -> Tensor:
@@ -82,10 +87,26 @@ class Familiar:
             for row, indices in zip(values.tolist(), places.tolist(), strict=True)
         ]
 
+    def file_of(self, photo: str) -> Path | None:
+        """Where a train photo is; None if it isn't there any more, or another is.
+
+        A bundle that was sent may name any file of this machine. Who made it doesn't know what is
+        in them, unless he has that photo himself.
+        """
+        path = Path(self.root, photo)
+        try:
+            if not path.is_file() or path.stat().st_size > LARGEST:
+                return None
+            known = {*zip(self.photos, self.contents, strict=False)}
+            return path if (photo, digests([path])[0][:DIGITS]) in known else None
+        except (OSError, ValueError):  # what can't be read, and what is no name of a file
+            return None
+
     def save(self, folder: Path) -> None:
         """Write it into a bundle."""
         tensors = {name: getattr(self, name).contiguous() for name in DTYPES}
-        facts = {"photos": json.dumps(self.photos), "root": self.root, "seen": str(self.seen)}
+        facts = {name: json.dumps(getattr(self, name)) for name in ("photos", "contents")}
+        facts |= {"root": self.root, "seen": str(self.seen)}
         write_tensors(folder / FILE, tensors, facts)
 
     def facts(self, level: float = LEVEL) -> dict[str, Any]:
@@ -113,12 +134,14 @@ def fit(
     val: Tensor,
     photos: list[str] | None = None,
     root: str = "",
+    contents: list[str] | None = None,
     most_bytes: int = BYTES,
 ) -> Familiar:
     """Learn what is familiar from what the head reads, without augmentation.
 
     Args:
-        train: features `[N, D]`; `labels` `[N]` are theirs, `photos` their paths.
+        train: features `[N, D]`; `labels` `[N]` are theirs, `photos` their paths, `contents` the
+            sha256 of their bytes.
         val: features `[n, D]` of photos that nothing was trained on.
         most_bytes: of the rows kept; where photos are more, each class keeps some of its own, as
             many as the other classes as far as it has them, chosen by chance.
@@ -139,9 +162,9 @@ def fit(
         names,
         root,
         len(train),
+        [contents[i][:DIGITS] for i in kept.tolist()] if contents else [],
     )
-    scores = (found.distance(val) + CLOSE).sort().values
-    return Familiar(found.rows, found.labels, scale, scores, found.photos, found.root, found.seen)
+    return replace(found, scores=(found.distance(val) + CLOSE).sort().values)
 
 
 def _some_of_each(labels: Tensor, most: int) -> Tensor:
@@ -179,6 +202,7 @@ def load(path: Path, features: int, classes: int) -> Familiar:
             found = Familiar(
                 **{name: file.get_tensor(name) for name in DTYPES},
                 photos=json.loads(facts["photos"]),
+                contents=json.loads(facts.get("contents", "[]")),
                 root=facts["root"],
                 seen=int(facts["seen"]),
             )
@@ -209,5 +233,7 @@ def _check(found: Familiar, features: int, classes: int) -> None:
         raise ValueError("a label is of no class")
     if not isinstance(photos, list) or len(photos) != rows:
         raise ValueError("photos aren't as many as rows")
-    if not all(isinstance(photo, str) for photo in photos):
-        raise ValueError("a photo's path is no text")
+    if not isinstance(found.contents, list) or len(found.contents) not in (0, rows):
+        raise ValueError("contents aren't as many as rows")
+    if not all(isinstance(text, str) for text in photos + found.contents):
+        raise ValueError("a photo's path or sha256 is no text")
