@@ -18,6 +18,7 @@ LAYERS = (
     ("launch",),
     ("runs",),
     ("data", "nets"),  # and these two don't know each other
+    ("page",),
     ("model", "comparison"),
     ("training", "evaluation", "export"),
     ("report", "sweeps"),

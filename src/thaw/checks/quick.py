@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 MANY = 5000  # photos, from which on copies are looked for on demand alone
 
 
-def before_training(data: PhotoFolder, cache: FeatureCache, how: str) -> None:
-    """Say what is wrong with the photos.
+def before_training(data: PhotoFolder, cache: FeatureCache, how: str) -> list[str]:
+    """Say what is wrong with the photos; returns the sentences.
 
     Args:
         how: `warn` says it, `strict` refuses copies in two splits, `off` does nothing.
@@ -31,20 +31,25 @@ def before_training(data: PhotoFolder, cache: FeatureCache, how: str) -> None:
         UserError: `how` is strict, and a copy of a photo is in another split.
     """
     if how == "off" or not cli.is_first_process():
-        return
-    for finding in classes.alike(data):
-        log.warning("%s.", finding.detail[0].upper() + finding.detail[1:])
-    if how == "warn" and sum(map(len, data.splits.values())) > MANY:
-        return
+        return []
+    said = [f"{f.detail[0].upper()}{f.detail[1:]}." for f in classes.alike(data)]
+    if not (how == "warn" and sum(map(len, data.splits.values())) > MANY):
+        said += _copies(data, cache, how)
+    for sentence in said:
+        log.warning("%s", sentence)
+    return said
+
+
+def _copies(data: PhotoFolder, cache: FeatureCache, how: str) -> list[str]:
     copies = across_splits(data, cache)
     if not copies:
-        return
+        return []
     says = f"{many(len(copies))} {'is' if len(copies) == 1 else 'are'} in another split as a copy"
     says += f" ({few(f'{one} = {other}' for one, other in copies)})"
     lists = f"{cli.door('check')} lists them, and data.fixes drops one of each"
     if how == "strict":
         raise UserError(f"The photos in {data.root} can't be used: {says}; {lists}.")
-    log.warning("%s, so scores are too good; %s.", says, lists)
+    return [f"{says}, so scores are too good; {lists}."]
 
 
 def across_splits(data: PhotoFolder, cache: FeatureCache) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torchmetrics import Metric
 
+from thaw import files
 from thaw.checks import quick
 from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
@@ -32,6 +33,8 @@ from thaw.nets.backbone import Backbone
 from thaw.nets.fit import seen
 from thaw.report import loggers, terminal
 from thaw.report import metrics as report
+from thaw.report.movement import Movement
+from thaw.report.page import write as page
 from thaw.runs.folder import RunFolder, plain
 from thaw.sweeps import jobs
 from thaw.training import lr_find, plugins
@@ -82,6 +85,7 @@ class Training:
     extractor: Extractor
     work: FrozenWork
     forgetting: Forgetting
+    movement: Movement
     clock: report.Clock = field(default_factory=report.Clock)
 
 
@@ -187,7 +191,7 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     backbone, data, schedule = parts.backbone, parts.data, parts.schedule
     schedule.check(backbone)
     data.ready()  # a download begins when all else is right
-    quick.before_training(data, parts.cache, data.wishes.check)
+    data.told += quick.before_training(data, parts.cache, data.wishes.check)
     data.transforms, data.augment = backbone.transforms, parts.augment
     torch.manual_seed(parts.seed)  # the head begins alike however much chance building the net took
     forgetting = Forgetting(backbone, schedule)
@@ -198,6 +202,7 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
         memory.keep_memory()
 
     staged = StagedUnfreezing(schedule)
+    movement = Movement(backbone, staged)
     history = History(run.path / "history.csv", staged)
     compiled, fuse = parts.trainer["compile"], parts.trainer["fuse"]
     shares = torch.tensor(data.class_shares())
@@ -213,9 +218,10 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     saved = Checkpoints(run.checkpoints, staged, history)
     shown, own = terminal.Terminal(staged, history), plugins.PlainStates(parts.callbacks)
     # Last comes what writes checkpoints, with what the others keep.
-    callbacks = [staged, work, history, shown, own, *parts.callbacks, saved]
+    callbacks = [staged, work, history, shown, own, movement, *parts.callbacks, saved]
     trainer = make_trainer(parts.trainer, schedule.epochs, callbacks, parts.loggers)
-    return Training(run, data, module, trainer, staged, history, saved, extractor, work, forgetting)
+    measured = (extractor, work, forgetting, movement)
+    return Training(run, data, module, trainer, staged, history, saved, *measured)
 
 
 def begin(training: Training, parts: Parts) -> None:
@@ -268,7 +274,7 @@ def test(training: Training, forgotten: dict[str, float]) -> Tested:
 def leave(
     training: Training, tested: Tested, parts: Parts, choices: Mapping[str, str], figures: bool
 ) -> None:
-    """Write what came out: figures, the model, predictions, metrics."""
+    """Write what came out: figures, the model, predictions, metrics, the report."""
     run, data, backbone, test = training.run, training.data, parts.backbone, tested.test
     seconds = training.clock.seconds | {"seconds/features": training.extractor.seconds}
     samples = [data.splits["test"][i] for i in test["index"].tolist()]
@@ -294,5 +300,8 @@ def leave(
     loggers.log_result(parts.loggers, settings, final, training.trainer.global_step)
     known = tested.familiar.familiarity(test["features"]) if "share" in unfamiliar else None
     labels = [s.label for s in samples]
-    run.finish(metrics, report.predictions(photos, labels, test, data.classes, known))
+    files.write_json(run.path / "stages.json", training.movement.facts())
+    run.results(metrics, report.predictions(photos, labels, test, data.classes, known))
+    page.write(run.path)
+    run.finish()
     terminal.show_result(metrics, found.struggles, run)

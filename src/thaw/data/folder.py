@@ -114,6 +114,7 @@ class PhotoFolder(LightningDataModule):
         self.augment: Augment | None = None
         self.features: dict[str, Rows] = {}  # of splits that are read from the cache now
         self.white: dict[str, float] = {}  # in photos of more than 8 bits, see `deep`
+        self.told: list[str] = []  # what was said of the photos before training
         self.contents: dict[str, str] = {}  # photo's path → sha256 of its bytes
 
     def _check_arguments(self, texts: dict[str, Any], options: dict[str, Any]) -> None:
@@ -206,8 +207,9 @@ class PhotoFolder(LightningDataModule):
         settled = settle(listing, self.wishes, self.known, before, self.run)
         for note in settled.notes:
             log.info(note)
-        for warning in settled.warnings:
-            log.warning("%s.", warning[0].upper() + warning[1:])
+        self.told = [f"{warning[0].upper()}{warning[1:]}." for warning in settled.warnings]
+        for warning in self.told:
+            log.warning("%s", warning)
         opened = [self.root / s.path for k in ("train", "val") for s in settled.splits[k]]
         if wrong := misnamed(opened):
             names = ", ".join(f"{count:,} {name}" for name, count in wrong.most_common())
@@ -265,7 +267,7 @@ class PhotoFolder(LightningDataModule):
         }
         about = {"root": str(self.root), "classes": self.classes, "cut": self.cut}
         changed = {"dropped": self.settled.dropped, "relabelled": self.settled.relabelled}
-        return about | photos | changed
+        return about | photos | changed | {"warnings": self.told}
 
     def digests(self, split: str) -> list[str]:
         """sha256 of each photo's bytes, read once; of one that broke, of its path.

@@ -129,10 +129,13 @@ class RunFolder:
             except OSError:  # not empty: it holds other runs
                 return
 
-    def finish(self, metrics: dict[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
-        """Write the results; `status.json` comes last, so that "done" means all is there."""
+    def results(self, metrics: dict[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
+        """Write what came out."""
         write_csv(self.path / "predictions.csv", predictions)
         write_json(self.path / "metrics.json", metrics)
+
+    def finish(self) -> None:
+        """`status.json` comes last, so that "done" means all is there."""
         self._set("done")
         self._release()
 

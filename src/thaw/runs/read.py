@@ -7,9 +7,10 @@ schema says; else the sentence is `FILE is damaged (…)`. Nothing here imports 
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -212,6 +213,8 @@ class Split:
     classes: list[str]
     photos: dict[str, list[Photo]]
     dropped: dict[str, str]  # photos that were left out, and why
+    cut: dict[str, str] = field(default_factory=dict)  # how splits came about that are no folders
+    warnings: list[str] = field(default_factory=list)  # what was said of them before training
 
     def paths(self, split: str) -> list[str]:
         """The photos' paths below the root."""
@@ -222,7 +225,8 @@ _photo = record({"path": text(1), "label": text(1)})
 _classes = items(text(1), least=1, unique=True)
 _photos = dict.fromkeys(SPLITS, items(anything))
 _dropped = items(record({"path": text(1), "reason": text()}))
-_split = record({}, {"root": text(1), "classes": _classes, "dropped": _dropped, **_photos})
+_said = {"cut": record({}, others=text()), "warnings": items(text())}
+_split = record({}, {"root": text(1), "classes": _classes, "dropped": _dropped, **_photos, **_said})
 
 
 def split(run: Path, *needed: str) -> Split:
@@ -259,7 +263,8 @@ def split_of(values: Any) -> Split:
 
     photos = {name: [read(photo) for photo in values.get(name, [])] for name in SPLITS}
     dropped = {drop["path"]: drop["reason"] for drop in values.get("dropped", [])}
-    return Split(Path(values.get("root", ".")), classes, photos, dropped)
+    said = (values.get("cut", {}), values.get("warnings", []))
+    return Split(Path(values.get("root", ".")), classes, photos, dropped, *said)
 
 
 def _place_of_class(paths: list[tuple[str, ...]], classes: list[str]) -> int:
@@ -293,11 +298,16 @@ _epochs_row = record({"epoch": number(1, 1e9), "val/loss": _loss, "val/acc": _sh
 
 @dataclass(frozen=True)
 class Answer:
-    """A row of `predictions.csv`: a test photo, its label, and what the model said."""
+    """A row of `predictions.csv`: a test photo, its label, and what the model said.
+
+    `confidence` is nan where an old file lacks it, `familiarity` where val couldn't promise any.
+    """
 
     path: str
     label: str
     prediction: str
+    confidence: float = math.nan
+    familiarity: float = math.nan
 
 
 def predictions(run: Path) -> list[Answer]:
@@ -309,7 +319,16 @@ def predictions(run: Path) -> list[Answer]:
     with damage(path):
         header, rows = _table(path, ("path", "label", "prediction"))
         at = [header.index(name) for name in ("path", "label", "prediction")]
-        return [Answer(*(escape.uncell(row[i]) for i in at)) for row in rows]
+        more = [header.index(name) for name in ("confidence", "familiarity") if name in header[:5]]
+        return [
+            Answer(
+                escape.uncell(row[at[0]]),
+                escape.uncell(row[at[1]]),
+                escape.uncell(row[at[2]]),
+                *(float(row[i] or math.nan) for i in more),
+            )
+            for row in rows
+        ]
 
 
 def _table(path: Path, needed: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,1 @@
+"""Pages that Thaw leaves: one HTML file each, which loads nothing; for light, dark and print."""

@@ -1,0 +1,139 @@
+"""`report.html` and the model card, made of nothing but what the run's folder holds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from thaw.errors import UserError
+from thaw.escape import markdown
+from thaw.files import write as write_text
+from thaw.page.lines import Line, curves, legend, reliability
+from thaw.page.pictures import Thumbnails
+from thaw.page.render import render
+from thaw.report.page import facts
+from thaw.report.page.matrix import Matrix
+from thaw.runs import read
+from thaw.runs.folder import RunFolder
+from thaw.runs.schema import record
+
+FILE = "report.html"
+CARD = "README.md"
+NEEDED = ("test/images", "test/acc_low", "test/acc_high", "best/epoch", "epochs", "model/bytes")
+NEEDED += ("params/total", "params/trainable", "model/latency_ms")
+THUMBNAILS = 320  # of about 4 kB
+_evaluation = record({"scores": record({}), "classes": record({}), "struggles": lambda _: None})
+
+
+def write(run: Path) -> Path:
+    """Write `report.html` into a finished run's folder, and `README.md` into its bundle.
+
+    Raises:
+        UserError: the folder lacks what a finished run leaves, or holds it damaged.
+    """
+    values = _values(run)
+    write_text(run / FILE, render("report/page/run.html", **values))
+    if (run / "model" / "model.json").is_file():
+        write_text(run / "model" / CARD, _card(values))
+    return run / FILE
+
+
+def _values(run: Path) -> dict[str, Any]:
+    metrics, split, history = read.metrics(run), read.split(run), read.history(run)
+    if missing := [key for key in NEEDED if key not in metrics]:
+        raise UserError(f"{run} is of an earlier Thaw: its metrics.json lacks {missing[0]}.")
+    found = read.read_json(run / "evaluation.json", _evaluation)
+    environment, answers = read.environment(run), read.predictions(run)
+    model = _json(run / "model" / "model.json")
+    thumbnails = Thumbnails(split.root, model.get("white"), THUMBNAILS)
+    thumbnails.make(row["path"] for key in ("worst", "least_sure") for row in found[key])
+    matrix = Matrix(found["confusion"], list(found["classes"]), answers)
+    matrix.draw(thumbnails)
+    here = str(RunFolder(run))
+    stages = _json(run / "stages.json")
+    return {
+        "run": here,
+        "about": facts.called(run),
+        "date": str(read.status(run).get("started", ""))[:16].replace("T", " "),
+        "metrics": metrics,
+        "found": found,
+        "split": split,
+        "splits": facts.splits(split),
+        "verdict": facts.verdict(metrics, split),
+        "charts": _charts(history, metrics["best/epoch"]),
+        "history": history,
+        "matrix": matrix,
+        "thumb": thumbnails.of,
+        "reliability": reliability(found["reliability"]),
+        "confidence": facts.confidence(found),
+        "unsure": facts.unsure(found, here),
+        "unfamiliar": facts.unfamiliar(found),
+        "classes": facts.by_class(split, found["classes"]),
+        "imbalance": facts.imbalance(split),
+        "cut": split.cut,
+        "warnings": split.warnings,
+        "dropped": facts.dropped(split),
+        "stages": stages,
+        "proof": facts.stages(stages) if stages else "",
+        "most_moved": max((s["moved"] or 0 for s in stages.get("stages", [])), default=0),
+        "time": facts.time(metrics),
+        "environment": facts.environment(environment),
+        "commands": facts.commands(run),
+        "model": model,
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return read.read_json(path, record({})) if path.is_file() else {}
+
+
+def _charts(history: Sequence[dict[str, Any]], best: int) -> dict[str, Any]:
+    """Accuracy and loss by epoch, of train and val."""
+    edges = [
+        (row["epoch"], row["phase"])
+        for row, after in zip(history, [*history[1:], {"phase": None}], strict=True)
+        if row["phase"] != after["phase"]
+    ]
+    made: dict[str, Any] = {"phases": len(edges)}
+    for key, title in (("acc", "accuracy"), ("loss", "loss")):
+        lines = [
+            Line(name, [(row["epoch"], row[f"{name}/{key}"]) for row in history], colour)
+            for colour, name in ((1, "train"), (0, "val"))
+            if all(f"{name}/{key}" in row for row in history)
+        ]
+        made[title] = curves(title, lines, edges, shares=key == "acc", best=best)
+        made["legend"] = legend(lines)
+    return made
+
+
+def _card(values: dict[str, Any]) -> str:
+    """The model card: the report's short form, in Markdown."""
+    model, found = values["model"], values["found"]
+    source = model.get("pretrained", {})
+    weights = " · ".join(str(v) for v in (source.get("source"), source.get("licence")) if v)
+    lines = [
+        f"# {markdown(values['about'])}",
+        "",
+        f"A classifier of photos, trained with Thaw on {values['date'] or 'an unknown date'}.",
+        "",
+        f"- **It tells apart** {', '.join(map(markdown, model.get('classes', [])))}.",
+        f"- **Trained on** {values['splits']}.",
+        f"- **Pretrained weights** {markdown(weights) or 'none'}.",
+        f"- **Verdict** {markdown(' '.join(values['verdict']))}",
+        f"- **Mistakes** {markdown(found['struggles'])}",
+        f"- **Confidence** {markdown(values['confidence'])}",
+        f"- **Unsure** {markdown(values['unsure'])}",
+        *([f"- **Unfamiliar** {markdown(values['unfamiliar'])}"] if values["unfamiliar"] else []),
+        "",
+        "These numbers are of test photos of one collection. Photos taken elsewhere, with other"
+        " cameras or of other kinds, may be labelled worse: try it on some of your own first.",
+        "",
+        "```python",
+        "import thaw",
+        'model = thaw.load("this folder")',
+        'for answer in model.predict(["photo.jpg"]):',
+        "    print(answer.label, answer.confidence)",
+        "```",
+        "",
+        "The whole report is `report.html` in the run's folder.",
+    ]
+    return "\n".join(lines) + "\n"
