@@ -14,6 +14,7 @@ from thaw.training.module import Classifier
 
 FILES = {".hydra", "train.log", "status.json", "metrics.json", "history.csv", "predictions.csv"}
 FILES |= {"split.json", "environment.json", "checkpoints", "model", "tensorboard"}
+FILES |= {"stages.json", "report.html"}
 FILES |= {"evaluation.json", "figures"}
 METRICS = {"test/acc", "test/loss", "test/f1", "test/ece", "test/images", "val/acc", "val/loss"}
 METRICS |= {"train/acc", "epochs", "seconds/fit", "seconds/epoch", "seconds/features"}

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from thaw import files
+from thaw.escape import say
 from thaw.launch import cli
 
 
@@ -67,6 +68,10 @@ def main() -> None:
     from thaw.evaluation.evaluate import evaluate  # torch is imported from here on, not for --help
 
     evaluate(**{key: value for key, value in vars(arguments).items() if value is not None})
+    if arguments.data is None and arguments.out is None:
+        from thaw.report.page import write
+
+        say(f"{'report':<14} {write.write(arguments.run)}")
 
 
 def _share(text: str) -> float:

@@ -1,6 +1,7 @@
 """What a finished run's folder says of it, as values and sentences that a page shows."""
 
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -154,10 +155,11 @@ def time(metrics: Mapping[str, Any]) -> dict[str, str]:
         "features of frozen stages": duration(metrics.get("seconds/features")),
         "test": duration(metrics.get("seconds/test")),
     }
+    latency = f"{metrics['model/latency_ms']:.2g}"
     sizes = {
         "size of the model": f"{metrics['model/bytes'] / 1e6:.3g} MB,"
         f" {metrics['params/total']:,} parameters, {metrics['params/trainable']:,} of them trained",
-        "one photo": f"about {metrics['model/latency_ms']:.2g} ms in the net, without reading it",
+        "one photo": f"about {float(latency):g} ms in the net, without reading it",
     }
     return {**seconds, **sizes}
 
@@ -196,6 +198,7 @@ def environment(told: Mapping[str, Any]) -> dict[str, str]:
 def commands(run: Path) -> list[tuple[str, str]]:
     """What to type: to use it, to look at it, to do it again."""
     here, words = shlex.quote(str(RunFolder(run))), _words(run)
+    words = [re.sub(r"='([\w./-]+)'$", r"=\1", word) for word in words]  # Hydra's own quotes
     asked = [w for w in words if not w.startswith(("resume", "hydra.run.dir", "hydra.sweep"))]
     return [
         ("Say what photos show", f"{door('predict')} {here} PHOTOS"),
