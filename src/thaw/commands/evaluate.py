@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from thaw import files
+from thaw.errors import UserError
 from thaw.escape import say
 from thaw.launch import cli
 
@@ -71,7 +72,10 @@ def main() -> None:
     if arguments.data is None and arguments.out is None:
         from thaw.report.page import write
 
-        say(f"{'report':<14} {write.write(arguments.run)}")
+        try:
+            say(f"{'report':<14} {write.write(arguments.run)}")
+        except UserError as error:  # what else the page shows is of an earlier Thaw, or damaged
+            say(f"There is no report: {error}")
 
 
 def _share(text: str) -> float:

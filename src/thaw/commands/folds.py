@@ -203,6 +203,7 @@ def leave(parts: Parts, run: RunFolder, choices: Mapping[str, str], sweep: bool)
     settings |= {"lr": parts.schedule.phases[0].lr, "folds": metrics["folds"]}
     loggers.log_result(parts.loggers, settings, report.final(metrics, [*parts.metrics]), 0)
     pooled.write_history(run.path)
-    run.finish(metrics, pooled.predictions(found))
+    run.results(metrics, pooled.predictions(found))
+    run.finish()
     pooled.show(metrics, struggles, run)
     return metrics[MONITOR]

@@ -121,7 +121,7 @@ def _card(values: dict[str, Any]) -> str:
         f"- **Verdict** {markdown(' '.join(values['verdict']))}",
         f"- **Mistakes** {markdown(found['struggles'])}",
         f"- **Confidence** {markdown(values['confidence'])}",
-        f"- **Unsure** {markdown(values['unsure'])}",
+        f"- **Unsure** {markdown(facts.unsure(found, 'RUN'))}",
         *([f"- **Unfamiliar** {markdown(values['unfamiliar'])}"] if values["unfamiliar"] else []),
         "",
         "These numbers are of test photos of one collection. Photos taken elsewhere, with other"
