@@ -23,7 +23,7 @@ LAYERS = (
     ("training", "evaluation", "export"),
     ("report", "sweeps"),
     ("shortlist",),
-    ("checks",),  # with the shortlist's probe
+    ("checks", "best"),  # with the shortlist's probe
     ("commands",),
 )
 ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}

@@ -12,6 +12,7 @@ from thaw.launch import cli
 COMMANDS = {  # in the order in which one needs them; each has a file in `thaw/commands`
     "train": "train a classifier, or with -m a sweep of them",
     "check": "say what is wrong with photos, before anything is trained",
+    "best": "find the best model that photos allow, in the minutes there are",
     "predict": "say what photos show",
     "evaluate": "say how good a model is, on its test photos or on others",
     "compare": "say which run is best, and whether that is more than noise",

@@ -122,11 +122,16 @@ def train(*overrides: str, **settings: Any) -> Run:
             raise UserError(f"Expected words such as 'arch=resnet18', got {word!r}.")
     words = trust.resume_arguments([*mistakes.read(overrides), *words_of(settings)])
     with _one_at_a_time, _process_as_it_was():
-        return Run(_trained(words))
+        return Run(begun(words))
 
 
-def _trained(words: list[str]) -> Path:
-    """Compose the settings and do the run in this process; returns its folder."""
+def begun(words: list[str], do: command.Do | None = None, shown: int = logging.INFO) -> Path:
+    """Compose the settings and do the run in this process; returns its folder.
+
+    Args:
+        do: in place of `one_run`.
+        shown: the level of the log from which on lines go to the screen, too.
+    """
     names.register_resolvers(words)
     conf.register()
     folder: list[Path] = []
@@ -142,8 +147,8 @@ def _trained(words: list[str]) -> Path:
                 raise cli.Refused(str(error)) from error
             return
         dated = hydra_cfg.job_logging["formatters"]["dated"]["format"]
-        with _log_to(folder[0] / "train.log", dated):
-            command.run(cfg)
+        with log_to(folder[0] / "train.log", dated, shown):
+            command.run(cfg, do)
 
     try:
         with told(words), initialize_config_dir(str(conf.folder()), "train", conf.VERSION):
@@ -166,14 +171,14 @@ def _trained(words: list[str]) -> Path:
 
 
 @contextmanager
-def _log_to(file: Path, dated: str) -> Iterator[None]:
-    """Thaw's lines go to the screen and to `train.log`, and to nobody else's handlers.
+def log_to(file: Path, dated: str, shown: int = logging.INFO) -> Iterator[None]:
+    """Thaw's lines go to the screen and to a file, and to nobody else's handlers.
 
     By hand, since `logging.config` closes the files of every other handler in the process.
     """
     root, ours = logging.getLogger(), logging.getLogger("thaw")
     before = (root.handlers[:], root.level, ours.level)
-    whole, screen = logging.FileHandler(file, encoding="utf-8"), cli.ConsoleHandler(logging.INFO)
+    whole, screen = logging.FileHandler(file, encoding="utf-8"), cli.ConsoleHandler(shown)
     whole.setFormatter(logging.Formatter(dated))
     root.handlers[:] = [screen, whole]
     root.setLevel(logging.WARNING)

@@ -6,6 +6,7 @@ No torch is imported before a run begins: questions about settings are answered 
 import logging
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hydra._internal.utils import _run_hydra, get_args_parser
@@ -25,18 +26,26 @@ from thaw.sweeps import jobs
 log = logging.getLogger("thaw.train")
 
 
-def run(cfg: DictConfig) -> float | None:
-    """Do one run, and leave a folder that tells how it ended; returns the best val loss."""
+Do = Callable[[DictConfig, RunFolder, Mapping[str, str], bool], float]
+
+
+def run(cfg: DictConfig, do: Do | None = None) -> float | None:
+    """Do one run, and leave a folder that tells how it ended; returns the best val loss.
+
+    Args:
+        do: in place of `one_run`.
+    """
     first = cli.is_first_process()
     hydra_cfg = HydraConfig.get()
     folder = RunFolder(Path(hydra_cfg.runtime.output_dir), writes=first)
     if hydra_cfg.mode is RunMode.MULTIRUN:
-        return jobs.job(folder, lambda: begin_or_go_on(cfg, folder))
+        return jobs.job(folder, lambda: begin_or_go_on(cfg, folder, do))
     try:
-        return begin_or_go_on(cfg, folder)
+        return begin_or_go_on(cfg, folder, do)
     except cli.Interrupted as interrupt:
         folder.end("interrupted", interrupt)
-        log.warning("Interrupted. Go on with: %s resume=%s", cli.door("train"), folder)
+        if do is None:
+            log.warning("Interrupted. Go on with: %s resume=%s", cli.door("train"), folder)
         raise
     except Exception as error:
         folder.end("failed", error)
@@ -51,7 +60,7 @@ def run(cfg: DictConfig) -> float | None:
         raise
 
 
-def begin_or_go_on(cfg: DictConfig, folder: RunFolder) -> float:
+def begin_or_go_on(cfg: DictConfig, folder: RunFolder, do: Do | None = None) -> float:
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
     # The schedule needs no torch either.
     cli.build_all(lambda: settings.check(cfg), lambda: make(cfg.finetune, "finetune"))
@@ -70,7 +79,8 @@ def begin_or_go_on(cfg: DictConfig, folder: RunFolder) -> float:
         return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
     choices = dict(hydra_cfg.runtime.choices)
     choices["arch"] = names.arch_name(choices["arch"], cfg.arch.get("name"))
-    return (run_folds if cfg.folds else one_run)(cfg, folder, choices, sweep)
+    do = do or (run_folds if cfg.folds else one_run)
+    return do(cfg, folder, choices, sweep)
 
 
 def start(words_from: int = 1) -> None:

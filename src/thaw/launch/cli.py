@@ -126,6 +126,7 @@ def _unread() -> bool:
 SCRIPTS = (
     "archs",
     "benchmark",
+    "best",
     "check",
     "compare",
     "describe",

@@ -35,13 +35,13 @@ class Words:
     shared: list[str]
 
 
-def read(words: Sequence[str]) -> Words:
+def read(words: Sequence[str], groups: Sequence[str] = GROUPS) -> Words:
     """Compose the settings of each net.
 
     `archs=a,b` names files of `conf/arch`, or nets of a library (`timm/NAME`, `torchvision/NAME`);
     `archs=all` is every file whose net has pretrained weights. `archs.NET.KEY=VALUE` is
     `arch.KEY=VALUE` for one net. `fits=crop,squash,pad` tries each net with photos fitted in each
-    of these ways (`data.fit`). `folds=N`, and what begins with one of `GROUPS`, is for all.
+    of these ways (`data.fit`). `folds=N`, and what begins with one of `groups`, is for all.
 
     Raises:
         UserError: a word means nothing here.
@@ -51,11 +51,11 @@ def read(words: Sequence[str]) -> Words:
     for word in words:
         key, equals, _ = word.lstrip("+~").partition("=")
         kind = "own" if key.startswith("archs.") else key
-        if key.partition(".")[0] in GROUPS:
+        if key.partition(".")[0] in groups:
             kind = "shared"
         if kind not in given or not equals:
             raise UserError(
-                f"Expected archs=NET,NET with words that begin with archs., {', '.join(GROUPS)} or"
+                f"Expected archs=NET,NET with words that begin with archs., {', '.join(groups)} or"
                 f" folds or fits, such as data.root=PATH or folds={FOLDS}, got {word!r}."
             )
         given[kind].append(word)

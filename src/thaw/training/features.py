@@ -106,6 +106,12 @@ class Extractor:
         self.cache.make_room()
         return rows
 
+    def missing(self, here: Cut, split: str) -> set[str]:
+        """Digests of the photos of a split whose features at a cut aren't in the cache."""
+        shelf = self.cache.shelf(self._key(here))
+        shelf.refresh()
+        return {name.partition("-")[0] for name in shelf.missing(self._names(split))}
+
     def _broke(self, name: str, reason: str) -> None:
         digest = name.partition("-")[0]
         for path in [p for p, content in self.data.contents.items() if content == digest]:

@@ -1,0 +1,94 @@
+"""Which of two ways to train is taken, by what each says of photos that it hasn't seen.
+
+The rule is the one-standard-error rule of Breiman et al. 1984 ("Classification and Regression
+Trees", 3.4.3), on pairs: the simpler way stays unless the other's loss is lower by more than one
+standard error of the difference, photo by photo. Loss is cross-entropy after a temperature: of few
+photos it tells more than accuracy does, and how sure a way is gets calibrated at the end anyway.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from thaw.comparison.verdict import p_text, paired_p
+from thaw.evaluation import calibrate
+
+CLEAR = 2.0  # standard errors from which on more photos are taken to change nothing
+
+
+@dataclass(frozen=True)
+class Duel:
+    """One way against another, on the photos that both were asked about unseen.
+
+    `gain` is how much lower the first one's loss is (nats a photo), `error` its standard error;
+    `points` how many more photos in a hundred it gets right, `p` McNemar's of that.
+    """
+
+    photos: int
+    gain: float
+    error: float
+    points: float
+    p: float
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the first is better by more than one standard error."""
+        return self.gain > self.error
+
+    @property
+    def behind(self) -> bool:
+        """Whether it is worse by more than one."""
+        return -self.gain > self.error
+
+    @property
+    def clear(self) -> bool:
+        """Whether further photos would hardly turn it over."""
+        return abs(self.gain) > CLEAR * self.error
+
+    def __str__(self) -> str:
+        low, high = (self.gain + side * 1.96 * self.error for side in (-1, 1))
+        return (
+            f"loss {-self.gain:+.3f} (95% interval {-high:+.3f} to {-low:+.3f}), accuracy"
+            f" {self.points:+.1f} points ({p_text(self.p)}) on {self.photos} photos"
+        )
+
+
+def duel(first: Tensor, second: Tensor, labels: Tensor) -> Duel:
+    """Compare two ways.
+
+    Args:
+        first: logits `[N, classes]`, NaN for photos that weren't asked about; likewise `second`.
+        labels: `[N]`.
+    """
+    both = asked(first) & asked(second)
+    if not both.any():
+        return Duel(0, 0.0, math.inf, 0.0, 1.0)
+    labels = labels[both]
+    losses = [calibrated_losses(logits[both], labels) for logits in (first, second)]
+    right = [logits[both].argmax(dim=1) == labels for logits in (first, second)]
+    gains, lead = losses[1] - losses[0], right[0].int() - right[1].int()
+    error = float(gains.std()) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
+    points = 100 * float(lead.double().mean())
+    return Duel(len(gains), float(gains.mean()), error, points, paired_p(lead.numpy()))
+
+
+def asked(logits: Tensor) -> Tensor:
+    """Which photos a way has been asked about `[N]`."""
+    return ~logits.isnan().any(dim=1)
+
+
+def calibrated_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each photo `[N]`, with the temperature that suits them all."""
+    temperature = calibrate.fit(logits, labels)
+    return F.cross_entropy(logits.double() / temperature, labels, reduction="none")
+
+
+def simplest(ways: Sequence[Tensor], labels: Tensor) -> int:
+    """Which way is taken of several that were asked about all photos, the simplest first."""
+    losses = torch.stack([calibrated_losses(logits, labels).mean() for logits in ways])
+    best = int(losses.argmin())
+    return next(i for i in range(len(ways)) if not duel(ways[best], ways[i], labels).ahead)
