@@ -19,8 +19,8 @@ SECONDS |= {"pass": 9.0, "predicted": 10.0, "evaluated": 9.5, "check": 6.0}
 
 @pytest.fixture
 def script():
-    parts = ("rivals", "measuring", "standings", "benchmark")
-    found = [vars(importlib.import_module(f"thaw.commands.{part}")) for part in parts]
+    parts = ("benchmark.rivals", "benchmark.measuring", "benchmark.standings", "commands.benchmark")
+    found = [vars(importlib.import_module(f"thaw.{part}")) for part in parts]
     return SimpleNamespace(**{name: value for part in found for name, value in part.items()})
 
 

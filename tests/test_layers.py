@@ -24,6 +24,7 @@ LAYERS = (
     ("report", "sweeps"),
     ("shortlist",),
     ("checks", "best"),  # with the shortlist's probe
+    ("benchmark",),
     ("commands",),
 )
 ROW = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}

@@ -25,6 +25,7 @@ COMMANDS = {  # in the order in which one needs them; each has a file in `thaw/c
     "serve": "open a page on which a model labels photos",
     "conf": "list the settings there are, or print a file of them to copy and change",
     "benchmark": "measure what training costs on this machine",
+    "anchors": "set Thaw's accuracy beside published figures",
 }
 
 

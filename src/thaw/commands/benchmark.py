@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from thaw import files
-from thaw.commands.measuring import ROWS, Bench, Result
-from thaw.commands.rivals import one
-from thaw.commands.standings import draw_figure, markdown, medians, progress
+from thaw.benchmark.measuring import ROWS, Bench, Result
+from thaw.benchmark.rivals import one
+from thaw.benchmark.standings import draw_figure, markdown, medians, progress
 from thaw.errors import UserError
 from thaw.launch import conf
 

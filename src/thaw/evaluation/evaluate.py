@@ -22,8 +22,8 @@ from thaw.evaluation import unfamiliar as worth
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.scores import SETS, facts
 from thaw.files import write_json
-from thaw.launch import memory
 from thaw.model import bundle, unsure
+from thaw.model.predict import loaded
 from thaw.runs import read
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,7 @@ def evaluate(
                 f" about; take that of a fold, such as {read.folds(run)[0]}."
             )
         return _folds(run, out or run, threshold)
-    model = bundle.load(run)
-    memory.keep_memory()
-    model.backbone.arrange(torch.channels_last)
+    model = loaded(run)
     split = None if data else _read_split(run)
     if out is None:
         if data is not None and not (run / "split.json").is_file():

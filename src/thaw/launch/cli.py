@@ -124,6 +124,7 @@ def _unread() -> bool:
 
 
 SCRIPTS = (
+    "anchors",
     "archs",
     "benchmark",
     "best",

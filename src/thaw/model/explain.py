@@ -34,7 +34,8 @@ def heat(model: Model, images: list[Image.Image]) -> Tensor:
     Raises:
         UserError: no stage has places.
     """
-    inputs = torch.stack([seen(model.transforms, image) for image in images]).requires_grad_()
+    inputs = torch.stack([seen(model.transforms, image) for image in images])
+    inputs = inputs.to(model.device).requires_grad_()
     with torch.enable_grad():
         logits, outputs = model.backbone.stage_outputs(inputs)
         top = logits.amax(dim=1).sum()
@@ -44,7 +45,8 @@ def heat(model: Model, images: list[Image.Image]) -> Tensor:
             (slope,) = torch.autograd.grad(top, output, retain_graph=True, allow_unused=True)
             maps = _maps(output)
             if slope is not None and maps is not None and (slope := _maps(slope)).any():
-                heat = (maps * slope.mean(dim=(2, 3), keepdim=True)).sum(dim=1).relu().detach()
+                heat = (maps * slope.mean(dim=(2, 3), keepdim=True)).sum(dim=1).relu()
+                heat = heat.detach().cpu()
                 return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     raise UserError(
         f"Expected a net with a stage that keeps apart the places of a photo, but"

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thaw import files
 from thaw.data import grid
@@ -14,6 +14,9 @@ from thaw.errors import UserError
 from thaw.escape import joined, printable, say
 from thaw.model import batch, unsure
 from thaw.model.prediction import UNFAMILIAR, UNSURE, Prediction, as_row, aside
+
+if TYPE_CHECKING:
+    from thaw.model.bundle import Model
 
 MOST_IN_FIGURE = 64
 
@@ -142,6 +145,11 @@ def load_model(run: Path) -> Any:
         from thaw.model import onnx
 
         return onnx.load(run)
+    return loaded(run)
+
+
+def loaded(run: Path) -> "Model":
+    """The model of a run or a bundle, on a GPU where there is one, as fast as this machine can."""
     import torch
 
     from thaw.launch import memory
@@ -150,6 +158,8 @@ def load_model(run: Path) -> Any:
     memory.keep_memory()
     model = bundle.load(run)
     model.backbone.arrange(torch.channels_last)
+    if torch.cuda.is_available():
+        model.backbone.to("cuda")
     return model
 
 

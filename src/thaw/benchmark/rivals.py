@@ -4,6 +4,7 @@ import csv
 import functools
 import importlib
 import json
+import runpy
 import sys
 import time
 from contextlib import suppress
@@ -207,12 +208,14 @@ def bare_pass(row: str, job: dict[str, Any]) -> Result:
     from thaw.nets.fuse import fused
 
     model, photos = load_model(Path(job["model"])), find_photos([Path(job["data"])])
-    run, see = fused(model.backbone.net), model.transforms
+    run, see, device = model.backbone.net, model.transforms, model.device
+    run = fused(run) if device.type == "cpu" else run
     with decoders() as pool, torch.inference_mode():
         for begin in range(0, len(photos), BATCH):
             batch = photos[begin : begin + BATCH]
             images = torch.stack([*pool.map(lambda path: pixels(see, load_photo(path)), batch)])
-            run(normalised(see, images.contiguous(memory_format=torch.channels_last)))
+            images = images.to(device).contiguous(memory_format=torch.channels_last)
+            run(normalised(see, images)).cpu()
     return {"photos": len(photos)}
 
 
@@ -266,7 +269,6 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
         arguments += ["--multirun"]
     sys.argv = ["thaw", "train", *arguments]
 
-    from thaw.commands import train
     from thaw.evaluation import scores
 
     report, tested = scores.report, [0.0]
@@ -277,7 +279,11 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
 
     scores.report = note
     began = time.perf_counter()
-    train.main()
+    try:
+        runpy.run_module("thaw", run_name="__main__")
+    except SystemExit as stop:
+        if stop.code:
+            raise RuntimeError(f"It ended with {stop.code}.") from None
     jobs = [json.loads(file.read_text()) for file in run.rglob("metrics.json")]
     if len(jobs) != (sizes["rates"] if row == "sweep" else 1):
         raise RuntimeError(f"{len(jobs)} jobs finished.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from thaw import files
-from thaw.commands.measuring import ROWS, Result
+from thaw.benchmark.measuring import ROWS, Result
 
 SYSTEMS = {  # column, colour
     "lesson": ("lesson's loop", "#c8553d"),
