@@ -16,7 +16,7 @@ from thaw.data.listing import table
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
+    def log_message(self, format, *args):
         pass
 
 

@@ -132,7 +132,12 @@ def test_a_model_says_the_same_on_a_gpu(train, settings, call_script):
     assert done.code == 0, done.err
     model, plain = loaded(done.run), bundle.load(done.run)
     assert (model.device.type, plain.device.type) == ("cuda", "cpu")
-    photos = sorted(Path(plain.familiar.root).rglob("*.jpg"))
+    photos = [
+        path
+        for place in settings
+        if place.startswith("data.root=")
+        for path in sorted(Path(place.partition("=")[2]).rglob("*.jpg"))
+    ]
     for here, there in zip(model.predict(photos), plain.predict(photos), strict=True):
         assert here.label == there.label
         assert here.probabilities == pytest.approx(there.probabilities, abs=0.02)
