@@ -173,6 +173,7 @@ def test_best_tries_ways_and_tests_one(call_script, words, tmp_path, monkeypatch
     assert any("full, part 1" in step for step in steps)
     (winner,) = runs(out).values()  # others are removed
     assert state(winner) == "done"
+    assert "leads" in (winner / "report.html").read_text()  # why it was chosen
     assert not (out / "tries" / "now").exists()
     assert thaw.load(out).classes == ["blue", "green", "red"]
     assert "test accuracy" in done.out
@@ -226,6 +227,7 @@ def test_a_training_ends_at_its_deadline(words, tmp_path, monkeypatch):
     ("words", "sentence"),
     [
         (["minutes=soon"], "minutes="),
+        (["folds=5"], "folds=5"),
         (["finetune=full", "archs=small_cnn"], "archs="),
         (["data=folder", "data.root=nowhere", "archs=small_cnn"], "nowhere"),
         (["archs=small_cnn", "cache.enabled=false"], "cache.enabled"),

@@ -22,6 +22,7 @@ from thaw.commands.race import thaw
 from thaw.commands.search import Search, first_model, look_at, parts_of, probe
 from thaw.data.cache import FeatureCache
 from thaw.errors import UserError
+from thaw.files import write_json
 from thaw.launch import cli, conf, memory, names
 from thaw.launch.build import make
 from thaw.nets.here import weights_are_here
@@ -34,7 +35,13 @@ GROUPS = (*shortlist.GROUPS, "augment", "optimizer", "loss", "metrics", "logger"
 
 
 def best(words: Sequence[str], out: Path | None = None, began: float | None = None) -> None:
-    """Read the words, and search; `search` says what is raised."""
+    """Read the words, and search; `search` says what is raised.
+
+    Args:
+        words: `KEY=VALUE`: `minutes=`, `archs=`, and settings of training in `GROUPS`.
+    """
+    if refused := [word for word in words if word.partition("=")[0] in ("folds", "fits")]:
+        raise UserError(f"Expected no {refused[0]}: a search shares photos out by itself.")
     own = [word for word in words if word.startswith("minutes=")]
     seconds = seconds_of(own[-1].partition("=")[2] if own else "10")
     others = [word for word in words if word not in own]
@@ -99,8 +106,7 @@ def _search(found: Search, nets: Sequence[Net], cache: FeatureCache, trainer: Tr
     say(f"photos  {found.data.root}: {len(found.data.classes)} classes, {counts}")
     if budget.before:
         say(f"        going on in {diary.folder}, after {told(budget.before)}")
-    looks = look_at(found, nets, cache, trainer)
-    heads = probe(found, looks)
+    heads = probe(found, look_at(found, nets, cache, trainer))
     leader = first_model(found, heads)
     leader = thaw(found, leader, heads)
     _end(found, leader)
@@ -112,6 +118,7 @@ def _end(found: Search, leader: Way) -> None:
     place = diary.place(leader.name)
     left = f"{told(budget.left)} are left" if budget.left > 0 else "time is up"
     diary.add("the search is over", left, f"test is opened, once, for {leader.name}")
+    write_json(place / "why.json", {"log": diary.entries})  # for the run's report
     tries.test(leader, found.shared, place)
     metrics = read.metrics(place)
     shutil.rmtree(diary.folder / "model", ignore_errors=True)

@@ -75,7 +75,7 @@ def _try(found: Search, way: Way, leader: Way) -> Way:
 
 def at_least(found: Search, way: Way) -> float:
     """Seconds that a way will take on the train photos, going by the net's pace alone."""
-    pace = found.looks[way.net.name].pace
+    pace = found.paces[way.net.name]
     return AT_LEAST * pace * len(found.data.splits["train"]) * thawed_epochs(way)
 
 

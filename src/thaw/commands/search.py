@@ -48,16 +48,21 @@ class Search:
     samples: list[Sample]
     labels: Tensor
     fold: Tensor
-    looks: dict[str, Look] = field(default_factory=dict)
+    paces: dict[str, float] = field(default_factory=dict)  # seconds a photo, by a net's name
     said: dict[str, Tensor] = field(default_factory=dict)  # by a way's name
     fitted: Training | None = None  # the run that was fitted last, until it is decided on
 
-    def compared(self, one: Way, other: Way) -> "str":
+    def compared(self, one: Way, other: Way) -> str:
         """One against the other, in words."""
         return str(duel(self.said[one.name], self.said[other.name], self.labels))
 
 
 def parts_of(data: PhotoFolder, seed: int) -> tuple[list[Sample], Tensor, Tensor]:
+    """Samples, labels and parts, as `Search` has them.
+
+    Raises:
+        UserError: a class has a single train photo.
+    """
     train, val = (data.splits[split] for split in USED)
     counts = torch.tensor([sample.label for sample in train]).bincount()
     wanted = min(FOLDS - 1, max(2, round(len(train) / len(val))), int(counts.min()))
@@ -91,7 +96,7 @@ def look_at(
     if not looks:
         raise UserError("None of the nets can be used: " + " ".join(problems))
     looks.sort(key=lambda seen: seen.parameters)
-    found.looks |= {seen.net.name: seen for seen in looks}
+    found.paces |= {seen.net.name: seen.pace for seen in looks}
     budget, size = found.budget, len(found.samples)
     say(f"plan    {told(budget.seconds)}, of which {told(budget.spent)} are gone")
     for seen in looks:
@@ -106,7 +111,7 @@ def look_at(
 def end_of(found: Search, way: Way) -> float:
     """Seconds from the last decision on: what isn't in the cache is seen once more, and test."""
     photos = len(found.data.splits["test"]) + (len(found.samples) if way.recipe != HEAD else 0)
-    return END + found.looks[way.net.name].pace * photos
+    return END + found.paces[way.net.name] * photos
 
 
 def probe(found: Search, looks: Sequence[Look]) -> list[Way]:

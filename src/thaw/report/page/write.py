@@ -14,7 +14,7 @@ from thaw.report.page import facts
 from thaw.report.page.matrix import Matrix
 from thaw.runs import read
 from thaw.runs.folder import RunFolder
-from thaw.runs.schema import record
+from thaw.runs.schema import items, number, record, text
 
 FILE = "report.html"
 CARD = "README.md"
@@ -22,6 +22,8 @@ NEEDED = ("test/images", "test/acc_low", "test/acc_high", "best/epoch", "epochs"
 NEEDED += ("params/total", "params/trainable", "model/latency_ms")
 THUMBNAILS = 320  # of about 4 kB
 _evaluation = record({"scores": record({}), "classes": record({}), "struggles": lambda _: None})
+_step = record({"at": number(0, 1e9), "what": text(), "said": text(), "so": text()})
+_why = record({"log": items(_step)})  # of a search that chose how the run was trained
 
 
 def write(run: Path) -> Path:
@@ -73,6 +75,7 @@ def _values(run: Path) -> dict[str, Any]:
         "warnings": split.warnings,
         "dropped": facts.dropped(split),
         "stages": stages,
+        "why": read.read_json(why, _why)["log"] if (why := run / "why.json").is_file() else [],
         "proof": facts.stages(stages) if stages else "",
         "most_moved": max((s["moved"] or 0 for s in stages.get("stages", [])), default=0),
         "time": facts.time(metrics),
