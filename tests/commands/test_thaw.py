@@ -57,6 +57,33 @@ def test_help_lists_the_commands_in_order_and_imports_no_torch(tmp_path):
     assert not {"torch", "hydra", "omegaconf", "rich", "matplotlib", "numpy"} & imported
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("evaluate RUN", "predict RUN RUN/a.jpg", "embed RUN RUN/a.jpg --output a.npy"),
+        *("export RUN", "label-next RUN RUN", "serve RUN --port 0", "archs", "describe resnet18"),
+        *("shortlist", "check data=folder data.root=RUN"),
+    ],
+)
+def test_before_torch_is_loaded_something_is_said_or_refused(tmp_path, words):
+    (tmp_path / "torch.py").write_text("import os\nos._exit(7)\n")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "a.jpg").touch()
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "thaw", *words.replace("RUN", "run").split(" ")]
+    told = []
+    for name in ("none", "model.json", "weights.safetensors"):
+        (run / name).touch()
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env)
+        told.append((done.returncode, done.stderr, done.stdout))
+    assert told[-1] == (7, "Loading PyTorch …\n", "")
+    needed = "RUN" in words and "data" not in words
+    assert told[0][0] == told[1][0] == (2 if needed else 7)
+    assert not needed or "Expected a run folder or a bundle in run" in told[0][1]
+
+
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
 def test_alone_it_prints_the_help(thaw, words):
     done = thaw(*words)

@@ -12,8 +12,9 @@ import timm
 import torch
 from conftest import call_train, jobs, state, weights_of
 from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
-from thaw.launch import cli, names
+from thaw.launch import cli, conf, names
 from thaw.sweeps import jobs as sweep_jobs
 
 # --- names ----------------------------------------------------------------------------------------
@@ -48,6 +49,19 @@ def test_names_are_unique_and_safe():
         assert len(name.encode()) <= 255
 
 
+def test_two_sweeps_that_start_in_the_same_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names.register_resolvers()
+    cfgs = [conf.composed([], hydra=True) for _ in range(2)]
+    for cfg in cfgs:
+        OmegaConf.get_cache(cfg)["now"] = {("%Y-%m-%d",): "day", ("%H-%M-%S",): "second"}
+    first, second = ({cfg.hydra.sweep.dir for _ in "twice"} for cfg in cfgs)  # each job asks
+    assert first == {"outputs/sweeps/day/second"}
+    assert second == {"outputs/sweeps/day/second_2"}
+    names.remove_empty()
+    assert not [*Path("outputs/sweeps/day").iterdir()]
+
+
 def test_names_tell_what_varies():
     given = ["data=folder", "arch=resnet18", "optimizer.lr=0.1", "seed=1"]
     assert names.job_name(given, {"arch": "resnet18,vgg11"}, ["seed"]) == "arch=resnet18,seed=1"
@@ -55,8 +69,9 @@ def test_names_tell_what_varies():
 
 def test_what_an_extra_brings_is_named():
     error = ConfigCompositionException("Could not find 'hydra/launcher/joblib'")
-    assert cli.user_sentence(error).endswith('it comes with pip install "thaw-vision[sweep]"')
-    assert "pip" not in cli.user_sentence(ConfigCompositionException("Could not find 'arch/x'"))
+    assert str(cli.user_sentence(error)).endswith('it comes with pip install "thaw-vision[sweep]"')
+    other = ConfigCompositionException("Could not find 'arch/x'")
+    assert "pip" not in str(cli.user_sentence(other))
 
 
 # --- a sweep in which half of the jobs fail -------------------------------------------------------

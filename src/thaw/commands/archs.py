@@ -3,6 +3,8 @@
 import argparse
 import json
 
+from thaw.launch import cli
+
 
 def main() -> None:
     """Read the arguments, list."""
@@ -13,6 +15,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print them as JSON")
     arguments = parser.parse_args()
 
+    cli.say_loading()
     from thaw.report import archs  # torch is imported from here on, not for --help
 
     rows, broken = archs.facts()

@@ -21,6 +21,7 @@ from thaw.benchmark.rivals import one
 from thaw.benchmark.standings import draw_figure, markdown, medians, progress
 from thaw.errors import UserError
 from thaw.launch import conf
+from thaw.launch.names import run_dir
 
 # Epochs, learning rates in a sweep, and photos a class (train, test) of data=shapes.
 SIZES = {"head": 5, "long": 25, "last": 3, "rates": 20, "few": (80, 20), "many": (3200, 800)}
@@ -67,7 +68,7 @@ def main() -> None:
         roots |= {name: draw(*sizes[name]) for name in ROWS["memory"]}
     machine = describe_machine(given.device)
     env = {**os.environ, **({"OMP_NUM_THREADS": str(given.threads)} if given.threads else {})}
-    out = given.out or Path("outputs", "benchmark", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    out = given.out or Path(run_dir(f"outputs/benchmark/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     out.mkdir(parents=True, exist_ok=True)
     found: list[Result] = []
     # Beside the results, not in /tmp: that may be memory, and runs write to a disk.

@@ -38,6 +38,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     files.check_outputs(("--out", arguments.out, files.FOLDER))
 
+    cli.say_loading()
     from thaw.checks.check import check  # torch is imported from here on, not for --help
 
     check(**vars(arguments))

@@ -66,6 +66,7 @@ def main() -> None:
     if arguments.figure and not planned and not trained:
         parser.error("--figure draws a schedule's learning rates, so it needs --finetune NAME")
 
+    cli.say_loading()
     from thaw.report import (  # torch is imported from here on, not for --help
         describe,
         filters,

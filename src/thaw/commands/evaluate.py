@@ -7,6 +7,7 @@ from thaw import files
 from thaw.errors import UserError
 from thaw.escape import say
 from thaw.launch import cli
+from thaw.runs import read
 
 
 def main() -> None:
@@ -66,6 +67,9 @@ def main() -> None:
     if arguments.certainty is not None and targets == (None, None):
         parser.error("--certainty is that of a target: --target-error or --target-coverage")
 
+    if not read.folds(arguments.run):
+        read.bundle(arguments.run)
+    cli.say_loading()
     from thaw.evaluation.evaluate import evaluate  # torch is imported from here on, not for --help
 
     evaluate(**{key: value for key, value in vars(arguments).items() if value is not None})

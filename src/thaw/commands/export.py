@@ -5,6 +5,7 @@ from pathlib import Path
 
 from thaw import files
 from thaw.launch import cli
+from thaw.runs import read
 
 
 def main() -> None:
@@ -32,6 +33,8 @@ def main() -> None:
     files.check_inputs(("RUN", arguments.run), ("--data", arguments.data))
     files.check_outputs(("--out", arguments.out, files.FOLDER))
 
+    read.bundle(arguments.run)
+    cli.say_loading()
     from thaw.export.write import export  # torch is imported from here on, not for --help
 
     export(**vars(arguments))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thaw.errors import UserError
 from thaw.launch import cli
+from thaw.runs import read
 
 
 def main() -> None:
@@ -46,6 +47,9 @@ def main() -> None:
                 f'The page needs {", ".join(missing)}: pip install "thaw-vision[serve]".'
             )
 
+    if arguments.run.suffix != ".onnx":
+        read.bundle(arguments.run)
+    cli.say_loading()
     from thaw.model.familiar.label_next import label_next  # torch is imported from here on
 
     label_next(**vars(arguments))

@@ -8,6 +8,7 @@ from pathlib import Path
 from thaw import files
 from thaw.errors import UserError
 from thaw.launch import cli
+from thaw.runs import read
 
 
 def main() -> None:
@@ -32,6 +33,9 @@ def main() -> None:
     if missing:
         raise UserError(f'Serving needs {", ".join(missing)}: pip install "thaw-vision[serve]".')
 
+    if arguments.run.suffix != ".onnx":
+        read.bundle(arguments.run)
+        cli.say_loading()
     with listening(arguments.host, arguments.port) as door:
         from thaw.model import doorman
         from thaw.model.serve import app  # torch is imported from here on, not for --help

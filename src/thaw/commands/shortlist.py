@@ -40,6 +40,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     files.check_outputs(("--csv", arguments.csv, (".csv",)), ("--out", arguments.out, files.FOLDER))
 
+    cli.say_loading()
     from thaw.shortlist.report import report  # torch is imported from here on, not for --help
 
     if not report(**vars(arguments)):

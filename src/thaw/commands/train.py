@@ -111,6 +111,8 @@ def start(words_from: int = 1) -> None:
         if place and cli.is_first_process() and not (place / "status.json").exists():
             RunFolder(place).end("failed", error)  # Hydra itself could not write there
         raise
+    finally:
+        names.remove_empty()  # where a sweep was refused
     if jobs.failures:
         sys.exit(1)
 

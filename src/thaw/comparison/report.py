@@ -8,6 +8,7 @@ from thaw.comparison import table
 from thaw.comparison.leaderboard import Leaderboard, compare
 from thaw.files import write as write_text
 from thaw.files import write_csv
+from thaw.launch.names import run_dir
 
 
 def write(paths: Sequence[Path], out: Path) -> Leaderboard:
@@ -42,7 +43,7 @@ def report(
     """
     if out is None and len(runs) == 1 and not (runs[0] / "status.json").exists():
         out = runs[0]
-    out = out or Path("outputs", "compare", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    out = out or Path(run_dir(f"outputs/compare/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     board = write(runs, out)
     if markdown == "-":
         print(table.markdown(board), end="")

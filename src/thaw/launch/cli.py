@@ -110,6 +110,12 @@ def command(main: Callable[[], Any]) -> NoReturn:
     sys.exit(0)
 
 
+def say_loading() -> None:
+    """Say what takes seconds, before it does; stdout is for answers."""
+    if "torch" not in sys.modules:
+        print("Loading PyTorch …", file=sys.stderr, flush=True)
+
+
 def tell_of_thread(args: threading.ExceptHookArgs) -> None:
     """Leave to the main thread what the machine refuses a thread: it finds out, and tells it."""
     if args.exc_value is None or failures.sentence(args.exc_value) is None:

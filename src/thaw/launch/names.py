@@ -7,6 +7,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,18 @@ def claimed_dir(wanted: str) -> str:
             path.mkdir()
         except FileExistsError:
             continue
+        _claimed.append(path)
         return str(path)
+
+
+_claimed: list[Path] = []  # by this process
+
+
+def remove_empty() -> None:
+    """Remove the folders that this process has claimed, and put nothing into."""
+    while _claimed:
+        with suppress(OSError):
+            _claimed.pop().rmdir()
 
 
 def arch_name(choice: str, name: str | None) -> str:

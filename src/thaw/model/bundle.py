@@ -34,8 +34,7 @@ from thaw.nets.fit import Padded
 from thaw.nets.fuse import fused
 from thaw.nets.pretrained import build
 from thaw.nets.state import unvouched
-from thaw.runs.read import damage, read_json
-from thaw.runs.read import folds as folds_of
+from thaw.runs.read import bundle, damage, read_json
 
 ROOM = 50_000_000  # elements of a net beyond those of its file: a head that is put aside
 
@@ -252,13 +251,8 @@ def save(
 
 def change(path: Path | str, **values: Any) -> None:
     """Change plain values in the `model.json` of a bundle, or of a run folder's `model/`."""
-    file = _folder(path) / "model.json"
+    file = bundle(path) / "model.json"
     write_json(file, read_json(file) | values)
-
-
-def _folder(path: str | os.PathLike[str]) -> Path:
-    folder = Path(path)
-    return folder / "model" if (folder / "model").is_dir() else folder
 
 
 def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) -> Model:
@@ -272,18 +266,8 @@ def load(path: str | os.PathLike[str], net: Callable[..., Any] | None = None) ->
         UserError: there is no bundle, it is of a later format, it is damaged, it describes what
             Thaw doesn't build, or its net is made by code that `net` doesn't name.
     """
-    folder = _folder(path)
+    folder = bundle(path)
     file, weights = folder / "model.json", folder / "weights.safetensors"
-    if not file.is_file() and (folds := folds_of(Path(path))):
-        raise UserError(
-            f"{path} holds {len(folds)} folds, and no model of its own: each fold has one, such as"
-            f" {folds[0]}."
-        )
-    if not file.is_file() or not weights.is_file():
-        raise UserError(
-            f"Expected a run folder or a bundle in {path}, but there is no model.json with"
-            " weights.safetensors; a run writes its bundle to model/ when it ends."
-        )
     info = read_json(file)
     with damage(file):
         version = info.get("format") if isinstance(info, dict) else None

@@ -12,8 +12,10 @@ from thaw.data.find import LeftOut, counted, find_photos
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import joined, printable, say
+from thaw.launch import cli
 from thaw.model import batch, unsure
 from thaw.model.prediction import UNFAMILIAR, UNSURE, Prediction, as_row, aside
+from thaw.runs import read
 
 if TYPE_CHECKING:
     from thaw.model.bundle import Model
@@ -150,6 +152,8 @@ def load_model(run: Path) -> Any:
 
 def loaded(run: Path) -> "Model":
     """The model of a run or a bundle, on a GPU where there is one, as fast as this machine can."""
+    read.bundle(run)  # before what takes seconds
+    cli.say_loading()
     import torch
 
     from thaw.launch import memory

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -151,6 +152,27 @@ def _with(values: dict[str, Any], needed: Iterable[str]) -> dict[str, Any]:
     if missing := [key for key in needed if key not in values]:
         raise Wrong(f"it lacks {', '.join(missing)}")
     return values
+
+
+def bundle(path: str | os.PathLike[str]) -> Path:
+    """The folder of a model: a run's `model/`, or the bundle itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(path)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    if not (folder / "model.json").is_file() and (each := folds(Path(path))):
+        raise UserError(
+            f"{path} holds {len(each)} folds, and no model of its own: each fold has one, such as"
+            f" {each[0]}."
+        )
+    if not all((folder / name).is_file() for name in ("model.json", "weights.safetensors")):
+        raise UserError(
+            f"Expected a run folder or a bundle in {path}, but there is no model.json with"
+            " weights.safetensors; a run writes its bundle to model/ when it ends."
+        )
+    return folder
 
 
 def run_folders(place: Path) -> list[Path]:
