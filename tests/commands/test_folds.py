@@ -7,13 +7,20 @@ import shutil
 import pytest
 from conftest import call_train, make_photos, paint, state, weights_of
 
-from thaw.commands.folds import share_out
+from thaw.commands.folds.refit import epochs
+from thaw.commands.folds.run import share_out
 from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
 from thaw.launch.cli import Interrupted
+from thaw.model.bundle import load
 from thaw.training.module import Classifier
+from thaw.training.schedule import Schedule
 
 K = 3
+
+
+class Died(BaseException):
+    """As a kill: nothing that runs afterwards may matter."""
 
 
 def rows(run):
@@ -152,10 +159,6 @@ def test_a_run_that_died_in_a_fold_ends_the_same(arguments, reference, tmp_path,
     assert "finished" in call_train(tmp_path, "resume=dead").out
 
 
-class Died(BaseException):
-    """As a kill: nothing that runs afterwards may matter."""
-
-
 @pytest.mark.slow
 def test_a_fold_that_fails_is_told(arguments, reference, tmp_path):
     def failing(self, images, batch_idx, step=Classifier.training_step):
@@ -179,6 +182,102 @@ def test_a_fold_that_fails_is_told(arguments, reference, tmp_path):
     assert outcome(dead) == outcome(reference.run)
 
 
+# --- one model of all photos ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ({"head": {}, "all": {}}, {"head": 3, "all": 1}),
+        # Of a phase that waited for convergence, what came after its best was undone.
+        ({"head": {"until": "converged"}, "all": {}}, {"head": 2, "all": 1}),
+    ],
+)
+def test_a_refit_lasts_as_long_as_the_best_nets_did(tmp_path, phases, expected):
+    (tmp_path / "status.json").touch()
+    curves = ([3, 1, 2, 0.9, 1], [3, 1, 2, 0.5, 0.7], [3, 2, 1, 4, 5])
+    for number, losses in enumerate(curves, start=1):
+        names = ["head", "head", "head", "all", "all"]
+        lines = [f"{i},{n},{v},0.5" for i, (n, v) in enumerate(zip(names, losses, strict=True), 1)]
+        file = tmp_path / "folds" / str(number) / "history.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text("\n".join(["epoch,phase,val/loss,val/acc", *lines]) + "\n")
+    given = {name: {"train": name, "epochs": 5, "lr": 0.1, **own} for name, own in phases.items()}
+    schedule = Schedule(given)
+    assert epochs(tmp_path, schedule) == expected
+    shorter = schedule.ending_after(expected)
+    assert shorter.epochs == sum(expected.values())
+    assert shorter.phases[0].factor(2) == schedule.phases[0].factor(2)
+    assert [phase.name for phase in schedule.ending_after({"head": 2, "all": 0}).phases] == ["head"]
+
+
+@pytest.fixture(scope="module")
+def refitted(reference, arguments, tmp_path_factory):
+    """The reference, gone on with for a model of all photos, and how it was before."""
+    folder = tmp_path_factory.mktemp("refitted")
+    run = shutil.copytree(reference.run, folder / "run")
+    done = call_train(folder, "resume=run", "refit=all")
+    assert done.code == 0, done.err
+    done.run = run
+    return done
+
+
+@pytest.mark.slow
+def test_the_model_of_all_photos_has_the_folds_figures(refitted, reference, few, call_script):
+    run, found, before = refitted.run, metrics(refitted.run), metrics(reference.run)
+    assert {key: found[key] for key in before if key.startswith(("test/", "val/", "folds"))} == {
+        key: value for key, value in before.items() if key.startswith(("test/", "val/", "folds"))
+    }
+    assert (run / "predictions.csv").read_text() == (reference.run / "predictions.csv").read_text()
+    split = json.loads((run / "refit" / "split.json").read_text())
+    assert sorted(p["path"] for p in split["train"]) == sorted(row["path"] for row in rows(run))
+    assert not split["val"]
+    assert all(photo["path"].startswith("test") for photo in split["test"])
+    assert found["given/images"] == len(split["test"]) == 6
+    right = [row["label"] == row["prediction"] for row in rows(run / "refit")]
+    assert found["given/acc"] == pytest.approx(sum(right) / 6)
+    assert "how good it is, the folds tell" in refitted.out
+
+    model = load(run)
+    assert model.familiar is not None
+    assert len(model.familiar.scores) == 15, (
+        "the cut of unfamiliar isn't that of the folds' answers"
+    )
+    told = {
+        p.path: p.probabilities for p in model.predict([few / p["path"] for p in split["test"]])
+    }
+    for row in rows(run / "refit"):
+        own = told[str(few / row["path"])]
+        assert all(own[name] == pytest.approx(float(row[f"p:{name}"]), abs=1e-3) for name in own)
+    done = call_script("evaluate", run, "--target-coverage", "0.5")
+    assert done.code == 0, done.err
+    assert load(run).threshold is not None
+    assert call_script("evaluate", run, "--unfamiliar", few).code == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_died_in_the_refit_ends_the_same(reference, refitted, tmp_path):
+    shutil.copytree(reference.run, tmp_path / "dead")
+
+    def dying(self, images, batch_idx, step=Classifier.training_step):
+        if self.current_epoch == 1:
+            raise Died
+        return step(self, images, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", dying)
+        patch.setattr("thaw.training.checkpoints.EVERY", 0.0)
+        with pytest.raises(Died):
+            call_train(tmp_path, "resume=dead", "refit=all")
+    for lock in (tmp_path / "dead").rglob(".lock"):
+        lock.unlink()
+    resumed = call_train(tmp_path, "resume=dead")  # it knows that it was about to
+    assert resumed.code == 0, resumed.err
+    log = (tmp_path / "dead" / "train.log").read_text()
+    assert "going on from" in log[log.rindex("folds   3") :]
+    assert weights_of(tmp_path / "dead") == weights_of(refitted.run)
+
+
 @pytest.mark.slow
 def test_a_sweep_compares_folds_photo_by_photo(tmp_path):
     photos = make_photos(tmp_path / "photos", train=6, test=2)
@@ -200,6 +299,7 @@ def test_a_sweep_compares_folds_photo_by_photo(tmp_path):
     [
         (["folds=1"], "folds to be a whole number from 2 to 100"),
         (["folds=2", "trainer.devices=2"], "trainer.devices=1 with folds"),
+        (["refit=all"], "Expected folds=K with refit"),
         (["folds=2", "resume_with_changes=true"], "can't go with folds"),
     ],
 )

@@ -203,7 +203,7 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
 
     staged = StagedUnfreezing(schedule)
     movement = Movement(backbone, staged)
-    history = History(run.path / "history.csv", staged)
+    history = History(run.path / "history.csv", staged, val=bool(data.splits["val"]))
     compiled, fuse = parts.trainer["compile"], parts.trainer["fuse"]
     shares = torch.tensor(data.class_shares())
     weights = 1 / (shares * len(shares)) if data.balance == "loss" else None
@@ -220,6 +220,8 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     # Last comes what writes checkpoints, with what the others keep.
     callbacks = [staged, work, history, shown, own, movement, *parts.callbacks, saved]
     trainer = make_trainer(parts.trainer, schedule.epochs, callbacks, parts.loggers)
+    if not history.val:
+        trainer.limit_val_batches = 0
     measured = (extractor, work, forgetting, movement)
     return Training(run, data, module, trainer, staged, history, saved, *measured)
 
@@ -252,23 +254,37 @@ def test(training: Training, forgotten: dict[str, float]) -> Tested:
     """Label the val and the test photos with the best epoch's weights."""
     module, data = training.module, training.data
     with training.clock("test"):
-        training.saved.load_best(module)
-        module.compile_net = False  # compiled code doesn't tell what the head reads
-        module.phase_changed()
+        take_best(training)
         # Val again, of the best epoch: what calibrates the model must not be test.
         loaders = [data.val_dataloader(), data.test_dataloader()]
         training.trainer.test(module, loaders, verbose=False)
     val, tested = module.results(0), module.results(1)
     with training.clock("familiar"):
-        # The train photos as the net sees them now, which is no longer what it saw in training.
-        training.trainer.test(module, [data.seen_again()], verbose=False)
-        train = module.results(0)
-        samples, digests = data.splits["train"], data.digests("train")
-        known = [(samples[i].path, digests[i]) for i in train["index"].tolist()]
-        photos, contents = map(list, zip(*known, strict=True))
-        read = (train["features"], train["label"], val["features"])
-        familiar = store.fit(*read, photos, str(data.root), contents)
+        familiar = seen_in_training(training, val["features"])
     return Tested(val, tested, forgotten, familiar)
+
+
+def take_best(training: Training) -> None:
+    """Put the best epoch's weights into the net."""
+    training.saved.load_best(training.module)
+    training.module.compile_net = False  # compiled code doesn't tell what the head reads
+    training.module.phase_changed()
+
+
+def seen_in_training(training: Training, val: Tensor) -> Familiar:
+    """What is familiar to the net.
+
+    Args:
+        val: features `[n, D]` of photos that it hasn't seen.
+    """
+    module, data = training.module, training.data
+    # The train photos as the net sees them now, which is no longer what it saw in training.
+    training.trainer.test(module, [data.seen_again()], verbose=False)
+    train = module.results(0)
+    samples, digests = data.splits["train"], data.digests("train")
+    known = [(samples[i].path, digests[i]) for i in train["index"].tolist()]
+    photos, contents = map(list, zip(*known, strict=True))
+    return store.fit(train["features"], train["label"], val, photos, str(data.root), contents)
 
 
 def leave(

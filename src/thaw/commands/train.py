@@ -64,12 +64,12 @@ def begin_or_go_on(cfg: DictConfig, folder: RunFolder, do: Do | None = None) -> 
     """Train, unless the folder holds a run that is finished; one that broke off goes on."""
     # The schedule needs no torch either.
     cli.build_all(lambda: settings.check(cfg), lambda: make(cfg.finetune, "finetune"))
-    from thaw.commands.folds import run_folds  # torch is imported from here on
+    from thaw.commands.folds.run import run_folds  # torch is imported from here on
     from thaw.commands.one_run import one_run
 
     if not cfg.resume_with_changes:
         check_unchanged(folder, plain(cfg))
-    if folder.status.get("state") == "done":
+    if folder.status.get("state") == "done" and cfg.refit in (None, folder.metrics.get("refit")):
         log.info("%s is finished, there is nothing to resume.", folder)
         return folder.metrics["val/loss"]
     hydra_cfg = HydraConfig.get()

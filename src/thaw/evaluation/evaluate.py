@@ -1,6 +1,7 @@
 """Evaluate a trained model again: on its run's own photos, or on any labelled folder."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from thaw.data.listing import layout
 from thaw.data.photos import BrokenPhoto
@@ -65,13 +67,8 @@ def evaluate(
         UserError: no bundle, no photos, or a promise that val can't make; nothing is stored then.
     """
     if data is None and read.folds(run):
-        asked = (target_error, target_coverage, unfamiliar)
-        if asked != (None, None, None):
-            raise UserError(
-                f"{run} holds folds and no model of its own, which a target or --unfamiliar is"
-                f" about; take that of a fold, such as {read.folds(run)[0]}."
-            )
-        return _folds(run, out or run, threshold)
+        target = (target_error, target_coverage, certainty)
+        return _folds(run, out or run, threshold, target, unfamiliar)
     model = loaded(run)
     split = None if data else _read_split(run)
     if out is None:
@@ -116,14 +113,37 @@ def evaluate(
     return found
 
 
-def _folds(run: Path, out: Path, threshold: float | None) -> dict[str, Any]:
-    """As `evaluate`, of a run of folds: what each of them said of photos that it hadn't seen."""
-    answers = out_of_fold.gathered(run)
-    found = out_of_fold.facts(answers, threshold)
+def _folds(
+    run: Path,
+    out: Path,
+    threshold: float | None,
+    target: tuple[float | None, float | None, float],
+    unfamiliar: Path | None,
+) -> dict[str, Any]:
+    """As `evaluate`, of a run of folds: what each of them said of photos that it hadn't seen.
+
+    A threshold and what is unfamiliar are those of the model of all photos, if there is one.
+    """
+    pooled, chosen = out_of_fold.gathered(run), {}
+    drawings: dict[str, Any] = {}
+    far = None
+    asked = target[:2] != (None, None) or unfamiliar is not None
+    if asked or (run / "model").is_dir():
+        model = loaded(run)
+        if target[:2] != (None, None):
+            told = replace(pooled.answers, temperature=model.temperature, prior=model.prior)
+            chosen = _choose(told, *target)
+            bundle.change(run, **chosen)
+        if threshold is None:
+            threshold = chosen.get("threshold", model.threshold)
+        if unfamiliar is not None:
+            far, drawings = _far(model, unfamiliar, pooled.distance)
+    found = out_of_fold.facts(pooled, threshold)
+    found["unfamiliar"]["far"] = far
     if found["unsure"]:
-        found["unsure"]["promise"] = None
+        found["unsure"]["promise"] = chosen.get("promise")
     write_json(out / "evaluation.json", found)
-    figures = evaluate_figures.draw(answers.answers, found, out / "figures")
+    figures = evaluate_figures.draw(pooled.answers, found, out / "figures", drawings)
     say(f"{len(read.folds(run))} folds: each photo is told by the net that hadn't seen it")
     show(found)
     say("", f"written: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
@@ -160,11 +180,20 @@ def _unfamiliar(
     found["left_out"] = worth.left_out(familiar, val, answers, level) if val else {}
     found["far"], drawings = None, {}
     if folder is not None:
-        known = familiar.distance(answers.features)
-        found["far"], distances = worth.far(model, folder, answers.features)
-        drawn = (known, distances, familiar.scores, level, "/".join(folder.parts[-2:]))
-        drawings["unfamiliar"] = worth.figure(*drawn)
+        found["far"], drawings = _far(model, folder, familiar.distance(answers.features))
     return found, drawings
+
+
+def _far(model: bundle.Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is noticed of photos of none of the classes, and the figure.
+
+    Args:
+        known: distances `[N]` of photos of the classes.
+    """
+    found, distances = worth.far(model, folder, known)
+    assert model.familiar is not None
+    told = (model.familiar.scores, model.info["unfamiliar"]["level"], "/".join(folder.parts[-2:]))
+    return found, {"unfamiliar": worth.figure(known, distances, *told)}
 
 
 def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:

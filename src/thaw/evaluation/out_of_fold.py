@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thaw.evaluation import scores
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.unfamiliar import share
-from thaw.files import beside
+from thaw.files import write_tensors
 from thaw.model.familiar.store import Familiar
 from thaw.runs import read
 from thaw.runs.schema import Wrong
@@ -59,8 +58,7 @@ def keep(folder: Path, test: Mapping[str, Tensor], familiar: Familiar) -> None:
         "distance": distance,
         "familiarity": familiar.familiarity(test["features"]),
     }
-    with beside(folder / FILE) as partial:
-        save_file(tensors, partial)
+    write_tensors(folder / FILE, tensors)
 
 
 def gathered(run: Path) -> OutOfFold:

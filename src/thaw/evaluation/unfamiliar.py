@@ -126,7 +126,7 @@ def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tens
     """How many photos of none of the classes are noticed; also their distances `[N]`.
 
     Args:
-        known: features `[M, D]` of photos of the classes, which AUROC compares them with.
+        known: distances `[M]` of photos of the classes, which AUROC compares them with.
 
     Raises:
         UserError: the model can't tell what is familiar, or no photo is found.
@@ -144,7 +144,7 @@ def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tens
         raise UserError(f"Expected photos in {folder}, but none can be decoded.")
     features = torch.cat(parts)
     distances = familiar.distance(features)
-    found = {"folder": str(folder), "auroc": auroc(familiar.distance(known), distances)}
+    found = {"folder": str(folder), "auroc": auroc(known, distances)}
     if model.level is None:
         return found | {"photos": len(features), "noticed": None}, distances
     return found | share(familiar.familiarity(features), level, "noticed"), distances

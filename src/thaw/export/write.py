@@ -105,7 +105,8 @@ def _find(run: Path, data: Path | None, int8: bool) -> Photos:
     if file.is_file():
         split = read.split(run)
         root = data or split.root
-        val, test = ([root / photo for photo in split.paths(name)] for name in ("val", "test"))
+        names = (split.paths("val") or split.paths("train"), split.paths("test"))
+        val, test = ([root / photo for photo in paths] for paths in names)
         gone = [photo for photo in (*test, *(val if int8 else ())) if not photo.is_file()]
         if not gone:
             return Photos(val, test, [photo.label for photo in split.photos["test"]])

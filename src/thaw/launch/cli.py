@@ -16,7 +16,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -250,6 +251,20 @@ def _one_line(text: str) -> str:
     """Without line breaks, and without what only Hydra's authors need."""
     text = re.sub(r"\n\s*(full_key:|object_type=|Config search path:).*", "", text, flags=re.DOTALL)
     return re.sub(r"\s*\n\s*", " ", text).strip().rstrip(".")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside `with`, the terminal gets warnings only; a run's log gets all."""
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, ConsoleHandler)]
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
 
 
 class Escaped(logging.Formatter):

@@ -124,6 +124,7 @@ KEYS = {
     "resume": or_null(PATH),
     "from_run": or_null(PATH),
     "folds": or_null(whole(2, 100)),
+    "refit": or_null(one_of("all")),
     "resume_with_changes": SWITCH,
     "debug": SWITCH,
     "cache.enabled": SWITCH,
@@ -224,6 +225,8 @@ def check(cfg: DictConfig) -> None:
         problems += _missing_root(data)
     if isinstance(arch, Mapping) and _shipped(arch):
         problems += _missing_weights(arch.get("weights"))
+    if values.get("refit") and not values.get("folds"):
+        problems.append("Expected folds=K with refit: how good that model is, folds tell.")
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
 

@@ -14,6 +14,7 @@ from thaw.evaluation import out_of_fold
 from thaw.evaluation.confusion import BALANCED
 from thaw.evaluation.out_of_fold import OutOfFold
 from thaw.files import write_csv, write_json
+from thaw.launch.cli import door
 from thaw.report import metrics, terminal
 from thaw.runs import read
 from thaw.runs.folder import RunFolder
@@ -102,6 +103,19 @@ def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
         f" {values['model/latency_ms']:.1f} ms a photo",
         "figures": f"{run}/figures",
     }
+    if "given/acc" in values:
+        low, high = values["given/acc_low"], values["given/acc_high"]
+        photos = f"95% interval {low:.1%} to {high:.1%}, {values['given/images']} photos"
+        rows["given test"] = f"{values['given/acc']:.1%}  ({photos}): the model below, opened once"
+    if "refit" in values:
+        rows["model"] = (
+            f"{values['model/bytes'] / 1e6:.1f} MB  ({run}/model), of all {values['refit/images']}"
+            f" photos, {values['refit/epochs']} epochs as in the folds' median; how good it is, the"
+            " folds tell"
+        )
+        rows["next"] = f"{door('predict')} {run} PHOTO"
+    else:
+        rows["model"] = f"none of all photos yet: {door('train')} resume={run} refit=all"
     if (run.path / "tensorboard").is_dir():
         rows[""] = "tensorboard --logdir outputs"
     terminal.show_rows(rows, values)

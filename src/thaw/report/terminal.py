@@ -41,8 +41,9 @@ def stage_table(backbone: Backbone, schedule: Schedule) -> Table:
     table.add_column("stage")
     table.add_column("parameters", justify="right")
     for phase in schedule.phases:
-        length = f"{phase.epochs} epochs" if phase.epochs > 1 else "1 epoch"
-        until = "\nor converged" if phase.until else ""
+        epochs = schedule.length(phase)
+        length = f"{epochs} epochs" if epochs > 1 else "1 epoch"
+        until = "\nor converged" if phase.until and not schedule.lengths else ""
         name = Text(f"{printable(phase.name)}\n{length}{until}")
         table.add_column(name, justify="right")
     rates = stage_rates(schedule, backbone)
@@ -96,16 +97,18 @@ class Terminal(Callback):
         if not trainer.is_global_zero or not self.history.seen:
             return
         row = self.history.rows[-1]
-        best = "  best" if row["epoch"] == self.history.best["epoch"] else ""
+        val, best = "no val", ""
+        if self.history.val:
+            val = f"val loss {row['val/loss']:.4f} acc {percent(row['val/acc'])}"
+            best = "  best" if row["epoch"] == self.history.best["epoch"] else ""
         log.info(
-            "epoch %2d/%d  %-5s  train loss %.4f acc %s  val loss %.4f acc %s  %5.1f s%s",
+            "epoch %2d/%d  %-5s  train loss %.4f acc %s  %s  %5.1f s%s",
             row["epoch"],
             trainer.max_epochs,
             row["phase"],
             row["train/loss"],
             percent(row["train/acc"]),
-            row["val/loss"],
-            percent(row["val/acc"]),
+            val,
             row["seconds"],
             best,
         )

@@ -12,7 +12,7 @@ from thaw.launch.names import arch_name
 from thaw.runs import read, shipped
 
 # Settings that change where or how fast a run is, but not what comes out.
-ASIDES = ("seed", "resume", "resume_with_changes", "debug", "cache", "data.workers")
+ASIDES = ("seed", "resume", "resume_with_changes", "debug", "cache", "data.workers", "refit")
 ASIDES += ("logger", "metrics")
 
 

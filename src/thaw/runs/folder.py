@@ -184,7 +184,7 @@ def check_unchanged(run: RunFolder, now: Mapping[str, Any]) -> None:
         return
     before = shipped.with_defaults(run.settings, read.choices(run.path))
     # They change no result.
-    asides = {"resume", "resume_with_changes", "debug", "cache", "logger", "metrics"}
+    asides = {"resume", "resume_with_changes", "debug", "cache", "logger", "metrics", "refit"}
     changed = differences(
         {key: value for key, value in before.items() if key not in asides},
         {key: value for key, value in now.items() if key not in asides},

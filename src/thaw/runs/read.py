@@ -164,8 +164,8 @@ def bundle(path: str | os.PathLike[str]) -> Path:
     folder = folder / "model" if (folder / "model").is_dir() else folder
     if not (folder / "model.json").is_file() and (each := folds(Path(path))):
         raise UserError(
-            f"{path} holds {len(each)} folds, and no model of its own: each fold has one, such as"
-            f" {each[0]}."
+            f"{path} holds {len(each)} folds and no model of all photos: thaw train resume={path}"
+            f" refit=all trains it; each fold has one, such as {each[0]}."
         )
     if not all((folder / name).is_file() for name in ("model.json", "weights.safetensors")):
         raise UserError(

@@ -61,6 +61,7 @@ class FrozenWork(Callback):
             self._say(f"train photos aren't cached, since augment={kind} changes them at random")
         here = self._cut()
         splits = ["train", "val"] if views.few else ["val"]
+        splits = [split for split in splits if self.extractor.data.splits[split]]
         self._use(module, here, splits, self._later(phase, here) if here else [])
 
     def _cut(self) -> Cut | None:

@@ -1,5 +1,6 @@
 """What each epoch came to, in the checkpoint and in `history.csv`."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
 
 class History(Callback):
-    """A row an epoch, in the checkpoint and in `history.csv`."""
+    """A row an epoch, in the checkpoint and in `history.csv`.
 
-    def __init__(self, path: Path, staged: StagedUnfreezing) -> None:
-        self.path, self.staged = path, staged
+    Args:
+        val: whether there are val photos; without, the best epoch is the last.
+    """
+
+    def __init__(self, path: Path, staged: StagedUnfreezing, val: bool = True) -> None:
+        self.path, self.staged, self.val = path, staged, val
         self.rows: list[dict[str, Any]] = []
         self.known_from = 0
         self.seconds_before = 0.0  # spent by processes that this one goes on from
@@ -35,6 +40,8 @@ class History(Callback):
                 "Training was ended (by one of callbacks, or trainer.max_time) before its first"
                 " epoch was over, so there is nothing to test."
             )
+        if not self.val:
+            return self.rows[-1]
         return min(self.rows[self.known_from :], key=lambda row: row[MONITOR])
 
     def forget_best(self) -> None:
@@ -53,7 +60,7 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.began, self.phase = time.perf_counter(), self.staged.phase.name
-        self.seen = False
+        self.seen = not self.val
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch is whole; a callback, or `trainer.max_time`, may end one before."""
@@ -68,7 +75,7 @@ class History(Callback):
         keys = [*own, *(key for key in metrics if key.startswith("val/") and key not in own)]
         rates = {g["stage"]: g["lr"] for g in trainer.optimizers[0].param_groups}
         row = {"epoch": trainer.current_epoch + 1, "phase": self.phase}
-        row |= {key: float(metrics[key]) for key in keys}
+        row |= {key: float(metrics.get(key, math.nan)) for key in keys}
         row |= {"lr/head": rates["head"], "seconds": round(time.perf_counter() - self.began, 3)}
         self.rows.append(row)
         if trainer.is_global_zero:

@@ -4,6 +4,7 @@ Nothing here trains, or imports torch. Every question about time has one answer,
 phase and of how many epochs of it have passed, so it can be printed and drawn as well as applied.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -154,11 +155,26 @@ class Schedule:
         if problems:
             raise UserError("The schedule can't be used: " + "; ".join(problems) + ".")
         self.batch_norm, self.lr_find = batch_norm, lr_find
+        self.lengths: dict[str, int] = {}  # after how many epochs phases end, if that is known
+
+    def ending_after(self, lengths: Mapping[str, int]) -> "Schedule":
+        """The same, whose phases end after so many epochs; those of 0 are left out.
+
+        Learning rates are those that they'd have in the whole phase.
+        """
+        other = copy.copy(self)
+        other.phases = [phase for phase in self.phases if lengths[phase.name]]
+        other.lengths = {name: epochs for name, epochs in lengths.items() if epochs}
+        return other
+
+    def length(self, phase: Phase) -> int:
+        """Epochs of a phase, at most."""
+        return self.lengths.get(phase.name, phase.epochs)
 
     @property
     def epochs(self) -> int:
         """Length in epochs, at most (phases that end on convergence may be shorter)."""
-        return sum(phase.epochs for phase in self.phases)
+        return sum(map(self.length, self.phases))
 
     def check(self, backbone: "Backbone") -> None:
         """Raise UserError for phases that name stages this backbone doesn't have."""

@@ -99,13 +99,14 @@ class StagedUnfreezing(Callback):
         """Decide, on val, whether the phase is over; the checkpoint is written after this."""
         backbone = _backbone(pl_module)
         phase, epoch = self.phase, trainer.current_epoch
-        converged = phase.until is not None and self._converged(trainer, backbone)
-        if not converged and epoch + 1 - self.starts[-1] < phase.epochs:
+        waits = phase.until is not None and not self.schedule.lengths
+        converged = waits and self._converged(trainer, backbone)
+        if not converged and epoch + 1 - self.starts[-1] < self.schedule.length(phase):
             return
         self._check_frozen(backbone)
         if converged:
             log.info("Phase %s converged: val loss %.4f is its best.", phase.name, self.best_loss)
-        if phase.until is not None and phase.restore_best:
+        if waits and phase.restore_best:
             self._restore(trainer, backbone)
         self.starts.append(epoch + 1)
         trainer.should_stop |= self.finished

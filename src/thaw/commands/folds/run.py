@@ -6,12 +6,12 @@ together. A test split that is given isn't in the folds; it stays closed.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig
 
 from thaw.checks import quick
+from thaw.commands.folds.refit import refit
 from thaw.commands.one_run import LISTED, Parts, build, one_run
 from thaw.data.folder import PhotoFolder
 from thaw.data.listing.listed import few
@@ -62,11 +62,11 @@ def run_folds(
         begin(parts, run, shares)
         for number, own in enumerate(shares, start=1):
             _fold(cfg, run, number, own, choices)
+        with loggers.closing(parts.loggers):
+            return leave(cfg, parts, run, choices, sweep)
     finally:
         if not sweep:
             jobs.nets.clear()
-    with loggers.closing(parts.loggers):
-        return leave(parts, run, choices, sweep)
 
 
 # --- photos ---------------------------------------------------------------------------------------
@@ -133,8 +133,11 @@ def begin(parts: Parts, run: RunFolder, shares: Sequence[PhotoFolder]) -> None:
     log.info("        this is the first of them:")
     terminal.show_start(parts.backbone, shares[0], schedule)
     if "test" not in data.cut:
+        photos = f"The test split ({len(data.splits['test'])} photos) is in no fold"
         log.info(
-            "The test split (%d photos) is in no fold, and stays closed.", len(data.splits["test"])
+            f"{photos}; the model of all others opens it once."
+            if parts.settings["refit"]
+            else f"{photos}, and stays closed."
         )
 
 
@@ -146,7 +149,7 @@ def _fold(
     fold.path.mkdir(parents=True, exist_ok=True)
     if fold.status.get("state") != "done":
         try:
-            with _quiet():
+            with cli.quiet():
                 one_run(
                     cfg,
                     fold,
@@ -179,25 +182,15 @@ def _fold(
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside `with`, the terminal gets warnings only; the log gets all."""
-    handlers = [h for h in logging.getLogger().handlers if isinstance(h, cli.ConsoleHandler)]
-    levels = [handler.level for handler in handlers]
-    for handler in handlers:
-        handler.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for handler, level in zip(handlers, levels, strict=True):
-            handler.setLevel(level)
-
-
-def leave(parts: Parts, run: RunFolder, choices: Mapping[str, str], sweep: bool) -> float:
-    """Write what the folds came to: figures, predictions, metrics; the mean val loss."""
+def leave(
+    cfg: DictConfig, parts: Parts, run: RunFolder, choices: Mapping[str, str], sweep: bool
+) -> float:
+    """Write what the folds came to, and the model if one is wanted; the mean val loss."""
     found = out_of_fold.gathered(run.path)
     metrics, struggles = pooled.report(run.path, found, parts.metrics, figures=not sweep)
     metrics |= parts.data.counts()
+    if cfg.refit or (run.path / "refit").is_dir():  # or it broke off there
+        metrics |= refit(cfg, run, parts.data, found, metrics)
     settings = {group: choices[group] for group in (*LISTED, "arch")}
     settings |= {"seed": parts.seed, "batch_size": parts.data.batch_size}
     settings |= {"lr": parts.schedule.phases[0].lr, "folds": metrics["folds"]}

@@ -1,0 +1,1 @@
+"""k folds, and the model of all photos that may leave them."""
