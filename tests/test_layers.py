@@ -23,7 +23,7 @@ LAYERS = (
     ("training", "evaluation", "export"),
     ("report", "sweeps"),
     ("shortlist",),
-    ("checks", "best"),  # with the shortlist's probe
+    ("checks", "best"),
     ("benchmark",),
     ("commands",),
 )

@@ -29,6 +29,7 @@ OPTIONS = sorted(
 )
 EPOCHS = {
     "head_only": 5,
+    "probe": 1,
     "last_block": 5 + 3,
     "full": 5 + 3,
     "gradual": 5 + 3 + 3,
@@ -336,7 +337,7 @@ for question in questions:
 
 def test_questions_about_settings_are_answered_without_torch(tmp_path: Path):
     questions = {
-        "--help": "finetune: converge, from_scratch, full, gradual, head_only, last_block",
+        "--help": "finetune: converge, from_scratch, full, gradual, head_only, last_block, probe",
         "--cfg job arch=resnet18": "name: resnet18",
         "--cfg job --resolve data=shapes": "root: data/shapes_45_15",
     }

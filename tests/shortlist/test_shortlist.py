@@ -14,8 +14,6 @@ import torch
 from conftest import REPO, make_photos, refusal
 from omegaconf import OmegaConf
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from thaw.comparison.verdict import paired_p
 from thaw.data import dataset
@@ -23,12 +21,13 @@ from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
 from thaw.data.photos import load_photo
 from thaw.nets import pretrained
-from thaw.shortlist import probe
 from thaw.shortlist.rank import Probed, Shortlist, rank
 from thaw.shortlist.table import commands, sentences
 from thaw.shortlist.words import Net, read
 from thaw.training import features
 from thaw.training.features import Extractor
+from thaw.training.probe.folds import fold_of_each
+from thaw.training.probe.inputs import head_inputs
 
 CONF = REPO / "conf"
 TINY = ["archs.small_cnn.input_size=32", "archs.small_cnn.width=8"]
@@ -267,7 +266,7 @@ def samples(tmp_path: Path) -> SimpleNamespace:
 
 def test_folds_hold_each_photo_once_stratified_with_twins_together(samples):
     for seed in range(5):
-        folds = probe.fold_of_each(samples.all, samples.classes, 4, seed, samples.alike)
+        folds = fold_of_each(samples.all, samples.classes, 4, seed, samples.alike)
         assert len(folds) == len(samples.all)
         assert set(folds.tolist()) == {0, 1, 2, 3}
         by_content: dict[bytes, set[int]] = {}
@@ -281,81 +280,18 @@ def test_folds_hold_each_photo_once_stratified_with_twins_together(samples):
             of_label = [counts[fold, label] for fold in range(4)]
             assert max(of_label) - min(of_label) <= 3  # four are one photo
     one, other = (
-        probe.fold_of_each(samples.all, samples.classes, 4, seed, samples.alike) for seed in (0, 1)
+        fold_of_each(samples.all, samples.classes, 4, seed, samples.alike) for seed in (0, 1)
     )
     assert not torch.equal(one, other)
 
 
 def test_a_class_with_too_few_photos_is_refused(samples):
     few = [s for s in samples.all if s.label != 2] + [s for s in samples.all if s.label == 2][:2]
-    sentence = refusal(probe.fold_of_each, few, samples.classes, 3, 0, range(len(few)))
+    sentence = refusal(fold_of_each, few, samples.classes, 3, 0, range(len(few)))
     assert "'red' has 2 in train and val; add photos" in sentence
 
 
 # --- the probe ------------------------------------------------------------------------------------
-
-
-def clouds(photos: int, dimensions: int, apart: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of three classes, their labels, and four folds."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(photos) % 3
-    noise = torch.randn(photos, dimensions, generator=generator)
-    folds = torch.randperm(photos, generator=generator) % 4
-    return noise + apart * F.one_hot(labels, dimensions), labels, folds
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dimensions", [4, 100])
-def test_what_is_predicted_is_not_learned_from(dimensions):
-    x, labels, folds = clouds(48, dimensions, 1.0)
-    logits = probe.out_of_fold(x, labels, folds)
-    out = folds == 2
-    others = labels.clone()
-    others[out] = (labels[out] + 1) % 3
-    assert torch.equal(probe.out_of_fold(x, others, folds)[out], logits[out])
-    moved = x.clone()
-    one = out.nonzero()[0, 0]
-    moved[one] += 100
-    rest = out.clone()
-    rest[one] = False
-    changed = probe.out_of_fold(moved, labels, folds)
-    assert torch.equal(changed[rest], logits[rest])
-    assert not torch.equal(changed[~out], logits[~out])
-
-
-def test_what_is_there_is_found_and_nothing_else():
-    x, labels, folds = clouds(120, 20, 8.0)
-    assert (probe.out_of_fold(x, labels, folds).argmax(dim=1) == labels).all()
-    logits = probe.out_of_fold(clouds(120, 20, 0.0)[0], labels, folds)
-    assert (logits.argmax(dim=1) == labels).double().mean() < 0.45
-    # The penalty is chosen to be stiff there: what knows nothing claims little.
-    assert F.cross_entropy(logits, labels) < 1.2
-
-
-@pytest.mark.parametrize("photos", [40, 400])
-def test_the_probe_is_the_minimum_whether_or_not_there_are_more_features_than_photos(photos):
-    x, labels, folds = clouds(photos, 100, 2.0)
-    x = x.double()
-    out = folds == 0
-    (logits,) = probe._probes(x, labels, out, 3, [0.1])
-    inside, outside = probe._standardised(x[~out], x[out])
-    weight, bias = torch.zeros(100, 3).double(), torch.zeros(3).double()
-    probe._fit(inside, labels[~out], 0.1, weight, bias)
-    wrong = (inside @ weight + bias).softmax(dim=1) - F.one_hot(labels[~out], 3)
-    assert (inside.T @ wrong + 0.1 * weight).abs().max() < 1e-5 * len(inside)
-    assert wrong.sum(dim=0).abs().max() < 1e-5 * len(inside)
-    assert torch.allclose(outside @ weight + bias, logits, atol=1e-3)
-
-
-@pytest.mark.slow
-def test_features_that_do_not_vary_count_for_nothing():
-    x, labels, folds = clouds(60, 5, 3.0)
-    more = torch.cat([x, torch.full((60, 1), 3.0)], dim=1)
-    assert torch.allclose(
-        probe.out_of_fold(more, labels, folds), probe.out_of_fold(x, labels, folds), atol=1e-6
-    )
-    logits = probe.out_of_fold(torch.ones(60, 5), labels, folds)
-    assert logits.isfinite().all()
 
 
 def test_the_head_of_squeezenet_reads_means_over_places(few, weights, tmp_path):
@@ -364,14 +300,14 @@ def test_the_head_of_squeezenet_reads_means_over_places(few, weights, tmp_path):
     backbone.reset_head(3)
     backbone.thaw(["head"])
     extractor = Extractor(FeatureCache(str(tmp_path)), backbone, data)
-    found, milliseconds = probe.head_inputs(extractor)
+    found, milliseconds = head_inputs(extractor)
     samples = data.splits["train"] + data.splits["val"]
     photos = [backbone.transforms(load_photo(data.root / s.path)) for s in samples]
     with torch.inference_mode():
         expected = backbone.net.get_submodule("features")(torch.stack(photos)).mean(dim=(2, 3))
     assert torch.allclose(found, expected, atol=1e-4)
     assert milliseconds is not None
-    assert probe.head_inputs(extractor)[1] is None
+    assert head_inputs(extractor)[1] is None
     assert not backbone.head._forward_pre_hooks
 
 

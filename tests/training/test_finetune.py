@@ -286,6 +286,17 @@ DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 
 
 @pytest.mark.slow
+def test_two_processes_solve_a_head_once(small, tmp_path):
+    run_script(*small, "finetune=probe", "hydra.run.dir=one", cwd=tmp_path)
+    run_script(*small, "finetune=probe", "hydra.run.dir=two", *DDP, cwd=tmp_path)
+    one, two = (
+        torch.load(tmp_path / run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        for run in ("one", "two")
+    )
+    assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one)
+
+
+@pytest.mark.slow
 def test_a_sweep_on_two_processes_trains_every_phase(small, tmp_path, backbone):
     # That ranks are equal after each phase is checked by the run itself.
     three = phases("head", 1, "all")

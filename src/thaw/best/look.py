@@ -17,7 +17,7 @@ from thaw.errors import UserError
 from thaw.nets.cut import Cut, cut
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
-from thaw.shortlist.probe import USED, head_inputs
+from thaw.training.probe.inputs import USED, head_inputs
 from thaw.shortlist.words import Net
 from thaw.training.features import BATCH, Extractor
 

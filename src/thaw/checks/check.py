@@ -28,8 +28,9 @@ from thaw.launch.mistakes import composed
 from thaw.nets.backbone import Backbone
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
-from thaw.shortlist.probe import FEWEST, fold_of_each, head_inputs, out_of_fold
 from thaw.training.features import Extractor
+from thaw.training.probe.folds import FEWEST, fold_of_each, out_of_fold
+from thaw.training.probe.inputs import head_inputs
 from thaw.training.trainer import make_trainer
 
 GROUPS = ("arch", "data", "trainer", "cache", "seed")  # what of training's settings has a meaning

@@ -44,6 +44,7 @@ from thaw.training.forgetting import Forgetting
 from thaw.training.frozen_work import FrozenWork
 from thaw.training.history import History
 from thaw.training.module import Classifier, MakeOptimizer, check_optimizer
+from thaw.training.probe.solving import Solving
 from thaw.training.schedule import Schedule
 from thaw.training.trainer import check_trainer, make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
@@ -217,8 +218,9 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     work = FrozenWork(extractor, schedule, staged)
     saved = Checkpoints(run.checkpoints, staged, history)
     shown, own = terminal.Terminal(staged, history), plugins.PlainStates(parts.callbacks)
+    solving = Solving(extractor, staged, module.loss)
     # Last comes what writes checkpoints, with what the others keep.
-    callbacks = [staged, work, history, shown, own, movement, *parts.callbacks, saved]
+    callbacks = [staged, work, history, shown, solving, own, movement, *parts.callbacks, saved]
     trainer = make_trainer(parts.trainer, schedule.epochs, callbacks, parts.loggers)
     if not history.val:
         trainer.limit_val_batches = 0

@@ -23,7 +23,8 @@ from thaw.errors import UserError
 from thaw.evaluation.scores import scores
 from thaw.launch import cli
 from thaw.report.terminal import percent
-from thaw.shortlist.probe import USED, fold_of_each, out_of_fold
+from thaw.training.probe.folds import fold_of_each, out_of_fold
+from thaw.training.probe.inputs import USED
 from thaw.shortlist.words import Net
 
 log = logging.getLogger(__name__)

@@ -67,7 +67,7 @@ class Views:
 
     def chosen(self, seed: int, epoch: int, index: int) -> int:
         """Which of the views `augmented` makes: seen on a picture of two by two pixels."""
-        if self.augment is None:
+        if self.augment is None or self.flip is None:
             return 0
         marked = Image.new("L", (2, 2))
         marked.putpixel((0, 0), 255)

@@ -182,6 +182,7 @@ KEYS = {
 }
 # What a phase may have, and its file needn't say: finetune.phases.head.warmup=1
 OPTIONAL = ("lr_decay", "warmup", "anneal", "until", "patience", "min_delta", "restore_best")
+OPTIONAL += ("solve",)
 
 
 def check(cfg: DictConfig) -> None:

@@ -163,6 +163,7 @@ def schedule_facts(schedule: Schedule, backbone: Backbone) -> dict[str, Any]:
         schedule.apply(phase, backbone)
         trained = {n: p.numel() for n, p in backbone.net.named_parameters() if p.requires_grad}
         facts = {"name": phase.name, "epochs": phase.epochs, "until": phase.until}
+        facts |= {"solve": phase.solve}
         facts |= {"lr": {stage: lr[i] or None for stage, lr in rates.items()}}
         facts |= {"in_words": phase_line(phase, schedule, backbone)}
         phases.append(facts | {"parameters": sum(trained.values()), "names": list(trained)})

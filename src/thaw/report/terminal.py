@@ -43,12 +43,16 @@ def stage_table(backbone: Backbone, schedule: Schedule) -> Table:
     for phase in schedule.phases:
         epochs = schedule.length(phase)
         length = f"{epochs} epochs" if epochs > 1 else "1 epoch"
+        length = "solved" if phase.solve else length
         until = "\nor converged" if phase.until and not schedule.lengths else ""
         name = Text(f"{printable(phase.name)}\n{length}{until}")
         table.add_column(name, justify="right")
     rates = stage_rates(schedule, backbone)
     for stage in backbone.stages:
         cells = [f"{lr:.3g}" if lr else "[dim]frozen[/dim]" for lr in rates[stage]]
+        if stage == "head":
+            solved = [phase.solve for phase in schedule.phases]
+            cells = ["solved" if s else c for s, c in zip(solved, cells, strict=True)]
         table.add_row(stage, f"{backbone.num_parameters(stage):,}", *cells)
     return table
 
@@ -63,6 +67,7 @@ def phase_line(phase: Phase, schedule: Schedule, backbone: Backbone) -> str:
         what = f"{', '.join(trained)} and all norm layers train"
     else:
         what = f"{', '.join(trained)} train" + ("s" if len(trained) == 1 else "")
+    what = "the head is solved" if phase.solve else what
     return f"phase {phase.name}: {what}, {parameters:,} parameters"
 
 

@@ -21,9 +21,10 @@ from thaw.intervals import wilson
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
 from thaw.report.metrics import latency
-from thaw.shortlist.probe import USED, head_inputs, out_of_fold
 from thaw.shortlist.words import Net
 from thaw.training.features import Extractor
+from thaw.training.probe.folds import out_of_fold
+from thaw.training.probe.inputs import USED, head_inputs
 
 
 @dataclass(frozen=True, eq=False)

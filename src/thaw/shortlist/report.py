@@ -20,9 +20,10 @@ from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
 from thaw.nets.weights import without_loading
 from thaw.shortlist import figure, table
-from thaw.shortlist.probe import USED, fold_of_each
 from thaw.shortlist.rank import probe, rank
 from thaw.shortlist.words import Net, read
+from thaw.training.probe.folds import fold_of_each
+from thaw.training.probe.inputs import USED
 from thaw.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from thaw.errors import UserError
 from thaw.launch import conf
 from thaw.launch.mistakes import composed
-from thaw.shortlist.probe import FEWEST
+from thaw.training.probe.folds import FEWEST
 
 GROUPS = ("data", "trainer", "cache", "seed")  # what of training's settings has a meaning here
 LIBRARIES = ("timm", "torchvision")  # files of conf/arch that stand for every net of a library

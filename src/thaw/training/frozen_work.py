@@ -56,11 +56,12 @@ class FrozenWork(Callback):
         """Compute what a phase needs, after the schedule was applied for it."""
         self.prepared = phase.name
         views = Views(self.extractor.data.augment)
-        if not views.few:
+        stored = views.few or phase.solve  # what is solved sees photos as they are
+        if not stored:
             kind = type(self.extractor.data.augment).__name__
             self._say(f"train photos aren't cached, since augment={kind} changes them at random")
         here = self._cut()
-        splits = ["train", "val"] if views.few else ["val"]
+        splits = ["train", "val"] if stored else ["val"]
         splits = [split for split in splits if self.extractor.data.splits[split]]
         self._use(module, here, splits, self._later(phase, here) if here else [])
 

@@ -28,6 +28,8 @@ class Phase:
             `norms` (the head and every norm layer's affine parameters).
         epochs: how long, at most.
         lr: learning rate of the head; a stage `d` before it gets `lr * lr_decay ** d`.
+        solve: the head is solved to its optimum (`thaw.training.probe`) in place of epochs; such a
+            phase has `train: head` and nothing else.
         warmup: epochs of linear warm-up from 0.
         anneal: how the learning rate goes to 0 after the warm-up: none, cosine, linear.
         until: `converged` ends the phase when val loss hasn't improved for `patience` epochs by
@@ -36,8 +38,9 @@ class Phase:
 
     name: str
     train: str | int | list[str]
-    epochs: int
-    lr: float
+    epochs: int = 1
+    lr: float = 0.0
+    solve: bool = False
     lr_decay: float = 1.0
     warmup: float = 0.0
     anneal: str = "none"
@@ -57,6 +60,7 @@ class Phase:
             "train": (_is_train(self.train), "head, a number of blocks, all, norms or stage names"),
             "epochs": (number(self.epochs, 1, 1e5, whole=True), "a whole number from 1 to 100000"),
             "lr": (number(self.lr, 0), "a number from 0"),
+            "solve": (isinstance(self.solve, bool), "true or false"),
             "lr_decay": (number(self.lr_decay, 0), "a number from 0"),
             "warmup": (number(self.warmup, 0), "a number of epochs from 0"),
             "anneal": (self.anneal in ANNEALS, f"one of {ANNEALS}"),
@@ -94,12 +98,28 @@ class Phase:
         return 1 - rest if self.anneal == "linear" else 1.0
 
 
+_KEYS = [field.name for field in fields(Phase) if field.name != "name"]
+
+
 def _is_train(train: object) -> bool:
     if isinstance(train, list):
         return bool(train) and all(isinstance(stage, str) for stage in train)
     if isinstance(train, int):
         return not isinstance(train, bool) and train >= 0
     return train in ("head", "all", "norms")
+
+
+def _unsolvable(where: str, given: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a phase to be solved, each in a few words."""
+    problems = [
+        f"{where}.{key} says nothing to a phase that is solved ({where}.solve=true)"
+        for key in given
+        if key not in ("train", "solve") and key in _KEYS
+    ]
+    if given.get("train", "head") != "head":
+        valid = f"head, which alone can be solved ({where}.solve=true)"
+        problems.append(f"expected {where}.train to be {valid}, got {given.get('train')!r}")
+    return problems
 
 
 class Schedule:
@@ -122,8 +142,7 @@ class Schedule:
         batch_norm: str = "eval",
         lr_find: bool = False,
     ) -> None:
-        allowed = [field.name for field in fields(Phase) if field.name != "name"]
-        problems = []
+        problems: list[str] = []
         if not isinstance(phases, Mapping) or not phases:
             problems.append(f"expected finetune.phases to hold at least one phase, got {phases!r}")
             phases = {}
@@ -141,11 +160,14 @@ class Schedule:
             if not isinstance(given, Mapping):
                 problems.append(f"expected {where} to be a mapping, got {given!r}")
                 continue
-            missing = [key for key in ("train", "epochs", "lr") if key not in given]
-            unknown = [key for key in given if key not in allowed]
+            needed = ("train",) if given.get("solve") is True else ("train", "epochs", "lr")
+            missing = [key for key in needed if key not in given]
+            unknown = [key for key in given if key not in _KEYS]
             problems += [f"expected {where}.{key} to be set" for key in missing]
-            problems += [f"{where}.{key} is unknown, valid are {allowed}" for key in unknown]
-            if given.get("until") is None:  # what only its end would read
+            problems += [f"{where}.{key} is unknown, valid are {_KEYS}" for key in unknown]
+            if given.get("solve") is True:
+                problems += _unsolvable(where, given)
+            elif given.get("until") is None:  # what only its end would read
                 unread = [key for key in ("patience", "min_delta", "restore_best") if key in given]
                 problems += [f"{where}.{key} needs {where}.until=converged" for key in unread]
             if not missing and not unknown:
@@ -154,6 +176,11 @@ class Schedule:
                 self.phases.append(phase)
         if problems:
             raise UserError("The schedule can't be used: " + "; ".join(problems) + ".")
+        if lr_find is True and self.phases[0].solve:
+            raise UserError(
+                "Expected finetune.lr_find to be false where the first phase is solved: it has no"
+                " learning rate to search."
+            )
         self.batch_norm, self.lr_find = batch_norm, lr_find
         self.lengths: dict[str, int] = {}  # after how many epochs phases end, if that is known
 
@@ -194,6 +221,16 @@ class Schedule:
                         f"expected {where} to name stages of this arch {list(backbone.stages)},"
                         f" got {unknown}"
                     )
+            if phase.solve and not backbone.pretrained:
+                problems.append(
+                    f"finetune.phases.{phase.name}.solve fits a head to what pretrained weights"
+                    " see, and these are random; finetune=from_scratch trains the whole net"
+                )
+            if phase.solve and backbone.head.bias is None:
+                problems.append(
+                    f"finetune.phases.{phase.name}.solve needs a head with a bias, and this one"
+                    " has none; finetune=head_only trains it"
+                )
         if problems:
             raise UserError("The schedule doesn't fit the arch: " + "; ".join(problems) + ".")
 
