@@ -17,9 +17,9 @@ from thaw.errors import UserError
 from thaw.nets.cut import Cut, cut
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
-from thaw.training.probe.inputs import USED, head_inputs
 from thaw.shortlist.words import Net
 from thaw.training.features import BATCH, Extractor
+from thaw.training.probe.inputs import USED, head_inputs
 
 MEASURED = 2 * BATCH  # photos; the first half warms up
 AT_ONCE = 5.0  # seconds of features between looks at the clock

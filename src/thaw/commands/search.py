@@ -23,9 +23,9 @@ from thaw.errors import UserError
 from thaw.evaluation.scores import scores
 from thaw.launch import cli
 from thaw.report.terminal import percent
+from thaw.shortlist.words import Net
 from thaw.training.probe.folds import fold_of_each, out_of_fold
 from thaw.training.probe.inputs import USED
-from thaw.shortlist.words import Net
 
 log = logging.getLogger(__name__)
 NETS = 0.4  # share of what is left that features of further nets may take
