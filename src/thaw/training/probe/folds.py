@@ -79,17 +79,17 @@ def _penalties(problem: Problem, folds: Tensor, count: int) -> Tensor:
     """
     pairs = torch.tensor([*combinations(range(count), 2)])
     inside = (folds[:, None, None] != pairs).all(dim=2).float()
-    lengths, losses = _lengths(problem.x, inside), torch.zeros(len(PENALTIES), count)
+    lengths, losses = _lengths(problem.x, inside), torch.full((len(PENALTIES), count), torch.inf)
     path = replace(problem, weigh=inside).path([p * lengths for p in PENALTIES])
-    for place, found in enumerate(path):
+    for now, found in zip(losses, path, strict=True):
+        now.zero_()
         for (one, other), layer in zip(pairs.tolist(), found, strict=True):
             each = F.cross_entropy(layer(problem.x), problem.labels, reduction="none")
-            losses[place, one] += each[folds == other].sum()
-            losses[place, other] += each[folds == one].sum()
-        best = losses[: place + 1].min(dim=0)
-        if (losses[place] > WORSE * best.values).all():
+            now[one] += each[folds == other].sum()
+            now[other] += each[folds == one].sum()
+        if (now > WORSE * losses.min(dim=0).values).all():
             break
-    return torch.tensor(PENALTIES)[best.indices]
+    return torch.tensor(PENALTIES)[losses.argmin(dim=0)]
 
 
 def _lengths(x: Tensor, inside: Tensor) -> Tensor:
