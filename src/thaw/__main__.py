@@ -16,6 +16,7 @@ COMMANDS = {  # in the order in which one needs them; each has a file in `thaw/c
     "predict": "say what photos show",
     "evaluate": "say how good a model is, on its test photos or on others",
     "compare": "say which run is best, and whether that is more than noise",
+    "soup": "average the weights of several runs into one model, as long as val gets better",
     "describe": "say what a net is, and what a schedule trains of it when",
     "archs": "list the nets there are, and whether their weights are on this machine",
     "shortlist": "rank nets on your photos before any is fine-tuned",

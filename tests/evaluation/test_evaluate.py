@@ -429,6 +429,6 @@ def test_labels_are_found_in_the_paths_of_every_layout(train, test, expected):
     classes = sorted({"cat", "bus"} if "cat" in str(train) else {"train", "bus"})
     splits = {"root": "data", "classes": classes, "train": train, "val": [], "test": test}
     split = read.split_of(splits)
-    root, photos, labels, _ = evaluate_run._own_photos(split, "test", classes)
+    root, photos, labels, _ = evaluate_run.own_photos(split, "test", classes)
     assert (root, photos) == (Path("data"), test)
     assert [classes[label] for label in labels] == expected

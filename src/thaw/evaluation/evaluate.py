@@ -70,7 +70,7 @@ def evaluate(
         target = (target_error, target_coverage, certainty)
         return _folds(run, out or run, threshold, target, unfamiliar)
     model = loaded(run)
-    split = None if data else _read_split(run)
+    split = None if data else read_split(run)
     if out is None:
         if data is not None and not (run / "split.json").is_file():
             raise UserError(f"{run} is no run folder, so --out has to say where the figures go.")
@@ -84,7 +84,7 @@ def evaluate(
     val: Answers | None = None
     if target_error is not None or target_coverage is not None:
         assert split is not None, "thresholds come from val alone"
-        val = answer(model, _own_photos(split, "val", model.classes), "val")
+        val = answer(model, own_photos(split, "val", model.classes), "val")
         chosen = _choose(val, target_error, target_coverage, certainty)
         model.conformal = chosen["conformal"]
     promise = chosen.get("promise", model.info.get("promise") if threshold is None else None)
@@ -94,7 +94,7 @@ def evaluate(
         assert data is not None
         labelled = _labelled_folder(data, model.classes)
     else:
-        labelled = _own_photos(split, "test", model.classes)
+        labelled = own_photos(split, "test", model.classes)
     answers = answer(model, labelled, "photos" if data else "test")
     found = facts(answers, threshold, model.conformal)
     if found["unsure"]:
@@ -102,7 +102,7 @@ def evaluate(
     drawings: dict[str, Any] = {}
     if model.familiar is not None:
         if split is not None and val is None and len(model.classes) > 2:
-            val = answer(model, _own_photos(split, "val", model.classes), "val")
+            val = answer(model, own_photos(split, "val", model.classes), "val")
         found["unfamiliar"], drawings = _unfamiliar(model, val, answers, unfamiliar)
     if chosen:
         bundle.change(run, **chosen)
@@ -232,7 +232,7 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     )
 
 
-def _read_split(run: Path) -> read.Split:
+def read_split(run: Path) -> read.Split:
     path = run / "split.json"
     if not path.is_file():
         raise UserError(
@@ -248,7 +248,7 @@ def _read_split(run: Path) -> read.Split:
     return split
 
 
-def _own_photos(split: read.Split, name: str, classes: list[str]) -> Labelled:
+def own_photos(split: read.Split, name: str, classes: list[str]) -> Labelled:
     """Photos of a split, with the labels that the run knew them by."""
     photos = split.photos[name]
     unknown = sorted({photo.label for photo in photos} - {*classes})
