@@ -53,7 +53,7 @@ def test_the_wheel_trains_predicts_sweeps_and_tells_its_settings(installed):
     assert "optimizer=\n  adam " in thaw("conf")
     # A second process is started with this one's command line.
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    assert "next           thaw predict outputs/runs/" in thaw("train", *SHORT, *ddp)
+    assert "next\n  thaw predict" in thaw("train", *SHORT, *ddp)
     (run,) = folder.glob("outputs/runs/*/*")
     said = thaw("predict", run.relative_to(folder), "data/shapes_45_15/test")
     assert len(said.splitlines()) == 75

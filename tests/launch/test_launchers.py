@@ -39,7 +39,7 @@ def test_what_fails_elsewhere_counts_here(short, tmp_path, elsewhere, launcher):
     assert done.code == 1
     assert "data.batch_size: 8 -> 4" in (runs["seed=0"] / REFUSED).read_text()
     if name == "submitit_local":  # joblib's processes write to the terminal themselves
-        assert "seed=-1  failed  Expected seed to be a whole number from 0, got -1." in done.out
+        assert "seed=-1  failed\n  Expected seed to be a whole number from 0, got -1." in done.out
     assert json.loads((runs["seed=2"] / "status.json").read_text())["pid"] != os.getpid()
     environment = json.loads((runs["seed=2"] / "environment.json").read_text())
     cores = len(os.sched_getaffinity(0))

@@ -148,8 +148,9 @@ def test_the_table_says_where_the_weights_are_and_how_photos_are_prepared(descri
     assert "fc, a Linear: 512 to 1000" in out
     assert "69.8%" in out
     assert "BSD-3-Clause" in out
-    assert "shorter side to 256 pixels (bilinear), centre 224×224, values from 0 to 1" in out
-    assert "minus mean 0.485 0.456 0.406, over std 0.229 0.224 0.225" in out
+    told = " ".join(out.split())
+    assert "shorter side to 256 pixels (bilinear), centre 224×224, values from 0 to 1" in told
+    assert "minus mean 0.485 0.456 0.406, over std 0.229 0.224 0.225" in told
     assert rows(out)["layer4"] == ["8,393,728", "[1,", "512,", "7,", "7]"]
 
 

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from thaw import files
 from thaw.checks import quick
+from thaw.comparison.figures import run_curves
 from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
@@ -300,7 +301,11 @@ def leave(
     judged = (tested.val, test, data.classes, photos, data.root)
     unfamiliar = on_known(tested.familiar, test["features"])
     prior = None if data.balance == "none" else data.class_shares()
-    found = scores.report(*judged, run.path, groups, figures, prior, unfamiliar)
+    history = training.history
+    drawn = {}
+    if figures and history.val:
+        drawn["learning_curves"] = run_curves(history.rows, history.best["epoch"])
+    found = scores.report(*judged, run.path, groups, figures, prior, unfamiliar, drawn)
     test |= found.test  # what the model that leaves will say
     further = plugins.measure(parts.metrics, test["logits"], test["label"], prior)
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)

@@ -24,7 +24,7 @@ def main() -> None:
         help="who may come: 127.0.0.1 is this machine alone, 0.0.0.0 everyone on the network",
     )
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--name", help="what the page calls the model; the folder's name")
+    parser.add_argument("--name", help="what the page calls the model; its net's name")
     cli.add_net(parser)
     arguments = parser.parse_args()
     files.check_inputs(("RUN", arguments.run))

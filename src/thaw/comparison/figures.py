@@ -4,12 +4,13 @@ Nothing here imports torch; matplotlib is imported with the first figure.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thaw.comparison import curves
 from thaw.comparison.pareto import BLUE, COSTS, RED, draw_cost
 from thaw.comparison.verdict import p_text
 from thaw.files import write_figure
@@ -18,11 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from thaw.comparison.configurations import Configuration
     from thaw.comparison.leaderboard import Leaderboard
 
-# Okabe & Ito 2008: told apart by colour-blind eyes too. The winner has the first.
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LEGEND: dict[str, Any] = {"loc": "upper left", "frameon": False, "fontsize": 9, "borderpad": 0}
 LONGEST_NAME = 44
 
@@ -72,8 +70,9 @@ def _accuracy_cost(board: "Leaderboard") -> "Figure":
     figure, axes, names = _two_axes(board, max(4.6, 1.6 + 0.22 * number))
     axes[1].sharey(axes[0])
     axes[1].tick_params(labelleft=False)
-    for ax, cost in zip(axes, COSTS, strict=True):
-        draw_cost(ax, board.configurations, *cost)
+    lines = [
+        draw_cost(ax, board.configurations, *cost) for ax, cost in zip(axes, COSTS, strict=True)
+    ]
     axes[0].set_ylabel(f"test accuracy, {winner.photos} photos")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
     handles = [Line2D([], [], linestyle="") for _ in board.configurations]
@@ -82,13 +81,14 @@ def _accuracy_cost(board: "Leaderboard") -> "Figure":
     legend.get_texts()[0].set_color(RED)
     latency, size = (winner.mean(key) * unit for key, unit, _ in COSTS)
     chosen = f"{winner.name}, chosen on val" if number > 1 else winner.name
+    low, high = winner.interval
     title(
         figure,
-        f"{chosen}: {winner.mean('test/acc'):.1%} of test photos at {latency:.1f} ms and"
-        f" {size:.1f} MB",
+        f"{chosen}: {winner.mean('test/acc'):.1%} of test photos right (95% interval {low:.1%} to"
+        f" {high:.1%}), about {float(f'{latency:.2g}'):g} ms a photo, {size:.3g} MB",
         "Bars: 95% intervals."
-        + " Line and blue: on test, nothing is both cheaper and more accurate. Points that would"
-        " cover each other stand side by side." * (number > 1),
+        + " Line and blue: on test nothing is both cheaper and more accurate, which may be chance"
+        " where bars overlap." * any(lines),
     )
     return figure
 
@@ -97,66 +97,46 @@ def _accuracy_cost(board: "Leaderboard") -> "Figure":
 
 
 def _learning_curves(board: "Leaderboard") -> "Figure":
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.lines import Line2D
 
     number = len(board.configurations)
     figure, axes, names = _two_axes(board, 4.6)
-    for ax, key, label in zip(axes, ("val/loss", "val/acc"), ("loss", "accuracy"), strict=True):
-        for rank in reversed(range(number)):  # the best on top
-            _draw_curve(ax, board.configurations, key, rank)
-        ax.set_title(f"val {label}", fontsize=10, loc="left")
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.grid(axis="y", color="0.92")
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1))
-    low, high = axes[0].dataLim.intervaly
-    if low > 0 and high > 20 * low:  # one that diverged would press the others flat
-        axes[0].set_yscale("log")
-    handles, labels = axes[0].get_legend_handles_labels()
-    names.legend(handles[::-1], labels[::-1], **LEGEND, handlelength=1.2)
+    curves.draw_all(axes, board.configurations)
+    handles = [Line2D([], [], color=colour, linewidth=2.2) for colour in curves.COLOURS[:number]]
+    labels = [f"{i}  {_short(c.name)}" for i, c in enumerate(board.configurations, 1)]
+    labels = labels[: len(handles)]
+    if number > len(handles):
+        handles, labels = [*handles, Line2D([], [], color="0.8")], [*labels, "the others"]
+    names.legend(handles, labels, **LEGEND, handlelength=1.2)
     winner = board.winner
     best = min(winner.runs, key=lambda run: run.metrics["val/loss"])
-    lowest = f"{winner.mean('val/loss'):.3f}"
-    mean = f" in the mean of {len(winner.runs)} seeds" if len(winner.runs) > 1 else ""
-    at = "" if mean else f" in epoch {best.metrics['best/epoch']}"
+    seeds = len(winner.runs)
+    when = (
+        f"in the mean of {seeds} seeds" if seeds > 1 else f"in epoch {best.metrics['best/epoch']}"
+    )
+    phases = any(curves.begins(run.history) for c in board.configurations for run in c.runs)
     title(
         figure,
-        f"No val loss is lower than that of {winner.name}: {lowest}{mean}{at}"
-        if number > 1
-        else f"{winner.name} came to a val loss of {lowest}{mean}{at}",
-        "Dots: the epoch that each run keeps, the one with the lowest val loss."
-        + (" Thick: mean of the seeds; thin: each seed." if mean else ""),
+        f"{winner.name}: val loss {winner.mean('val/loss'):.3f} {when}"
+        + ", the lowest, by which it was chosen" * (number > 1),
+        "Solid: val; dashed: train. Dots: the epoch that each run keeps, the one with the lowest"
+        " val loss." + " Diamonds: a phase begins." * phases,
     )
     return figure
 
 
-def _draw_curve(
-    axes: "Axes", configurations: Sequence["Configuration"], key: str, rank: int
-) -> None:
-    """Each seed's curve, and their mean where there are several."""
-    configuration = configurations[rank]
-    coloured = rank < len(COLOURS)
-    colour = COLOURS[rank] if coloured else "0.8"
-    # Schedules that begin alike lie on top of each other until they part: let each have a rim.
-    start = configuration.runs[0].history[0]
-    covered = sum(better.runs[0].history[0] == start for better in configurations[:rank])
-    thick = 1.8 + 1.3 * covered * coloured
-    curves = [[row[key] for row in run.history] for run in configuration.runs]
-    several = len(curves) > 1
-    for run, curve in zip(configuration.runs, curves, strict=True):
-        if several and coloured:
-            axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=0.8, alpha=0.45)
-        best = int(run.metrics["best/epoch"])
-        if coloured:
-            size = 3.5 + thick / (2 if several else 1)
-            axes.plot(best, curve[best - 1], "o", color=colour, markersize=size)
-    epochs = min(map(len, curves))  # a phase that waits for convergence ends when it likes
-    mean = np.mean([curve[:epochs] for curve in curves], axis=0)
-    axes.plot(range(1, epochs + 1), mean, color=colour, linewidth=thick)
-    if coloured or rank == len(COLOURS):
-        name = f"{rank + 1}  {_short(configuration.name)}" if coloured else "the others"
-        axes.plot([], [], color=colour, linewidth=2.2, label=name)
+def run_curves(history: Sequence[Mapping[str, Any]], best: int) -> "Figure":
+    """Loss and accuracy of one run by epoch (rows of `history.csv`, `best` from 1)."""
+    figure = _figure(9.2, 4.2)
+    curves.draw_run(figure.subplots(1, 2), history, best)
+    row = history[best - 1]
+    title(
+        figure,
+        f"Epoch {best} of {len(history)} is kept: val loss {row['val/loss']:.3f}, val accuracy"
+        f" {row['val/acc']:.1%}",
+        "Ring: the epoch that is kept, the one with the lowest val loss. Above: the phases.",
+    )
+    return figure
 
 
 # --- every two on the same photos -----------------------------------------------------------------
@@ -164,7 +144,6 @@ def _draw_curve(
 
 def _pair_grid(board: "Leaderboard") -> "Figure":
     from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
-    from matplotlib.patches import Rectangle
 
     names = [c.name for c in board.configurations]
     number, index = len(names), {name: i for i, name in enumerate(names)}
@@ -184,18 +163,21 @@ def _pair_grid(board: "Leaderboard") -> "Figure":
             text = f"{100 * lead:+.1f}".replace("-", "\N{MINUS SIGN}") if lead else "0"
             if few:
                 text += f"\n{_count(of_row)} : {_count(of_column)}\n{p_text(pair.p_holm)}"
-            weight = "bold" if pair.told_apart else "normal"
-            style: dict[str, Any] = {"ha": "center", "va": "center", "weight": weight}
-            style |= {"fontsize": 9 if few else 6.5, "in_layout": False}  # it lies in its cell
+            style: dict[str, Any] = {"ha": "center", "va": "center", "in_layout": False}
+            style |= {"fontsize": 9 if few else 6.5}  # it lies in its cell
+            style |= {"weight": "bold"} if pair.told_apart else {"color": "0.45"}
             axes.text(column, row, text, **style)
-            if pair.told_apart:
-                corner = column - 0.46, row - 0.46
-                axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, linewidth=1.3))
+            if not pair.told_apart:
+                leads[row, column] = 0
     reach = max(1.0, 1.6 * float(np.nanmax(abs(leads))))  # pale enough to read numbers on
     colours = LinearSegmentedColormap.from_list("won", [RED, "white", BLUE])
-    colours = colours.with_extremes(bad="0.9")
+    colours = colours.with_extremes(bad="0.85")
     norm = TwoSlopeNorm(0, -reach, reach)
     axes.imshow(colours(norm(leads)), interpolation="nearest", aspect="auto")
+    axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(number + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.85", linewidth=0.8)
+    axes.tick_params(which="minor", length=0)
     axes.set_xticks(range(number), [str(i + 1) for i in range(number)])
     axes.set_yticks(range(number), [f"{_short(name)}  {i + 1}" for i, name in enumerate(names)])
     axes.xaxis.tick_top()
@@ -212,9 +194,10 @@ def _pair_grid(board: "Leaderboard") -> "Figure":
     title(
         figure,
         what,
-        "How many points the row is more accurate than the column (blue) or less (red)."
+        "How many points of accuracy the row is ahead of the column."
         + (below if few else "")
-        + f" Framed: told apart (p < 0.05{', Holm' if number > 2 else ''}).",
+        + " Blue (ahead) or red (behind) and bold: told apart"
+        + f" (p < 0.05{', Holm' if number > 2 else ''}); white: not told apart.",
     )
     return figure
 

@@ -1,8 +1,7 @@
 """Test accuracy against what a photo or a copy costs, and the Pareto front, on one pair of axes."""
 
-import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,11 +18,17 @@ APART = 0.045  # share of an axis between points, so that none covers the next
 
 def draw_cost(
     axes: "Axes", configurations: Sequence["Configuration"], key: str, unit: float, label: str
-) -> None:
-    """Points with their 95% intervals, numbered by rank; the first is the winner."""
+) -> bool:
+    """Points with their 95% intervals, numbered by rank; the first is the winner.
+
+    Each stands where it is: configurations of one net above one another, their numbers beside them.
+
+    Returns:
+        Whether a line joins those that nothing beats: one point has none.
+    """
     from matplotlib.ticker import LogLocator
 
-    costs = [float(f"{unit * c.mean(key):.3g}") for c in configurations]  # or bytes would tell
+    costs = [float(f"{unit * c.mean(key):.2g}") for c in configurations]  # or bytes would tell
     accuracies = [c.mean("test/acc") for c in configurations]
     low, high = min(costs), max(costs)
     log = high > 5 * low
@@ -32,31 +37,44 @@ def draw_cost(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(lambda value, _: "")
-    scale: Callable[[float], float] = math.log if log else float
-    back: Callable[[float], float] = math.exp if log else float
-    margin = 0.1 * (scale(high) - scale(low)) if log else max(0.1 * (high - low), 0.1 * high)
-    start, stop = scale(low) - margin, scale(high) + margin
-    wide = max(1.0, APART * (len(costs) + 1))  # many equal ones need more room than there is
-    shares = [(scale(cost) - start) / (stop - start) for cost in costs]
-    places = [back(start + share * (stop - start)) for share in spread(shares, APART * wide)]
-    axes.set_xlim(back(start), back(stop))
+        axes.set_xlim(low / 1.4, high * 1.6)
+    else:
+        margin = max(0.15 * (high - low), 0.15 * high)
+        axes.set_xlim(low - margin, high + 1.3 * margin)
+    ends = [end for c in configurations for end in c.interval]
+    bottom, top = min(ends), max(ends)
+    room = max(0.05 * (top - bottom), 0.005)
+    axes.set_ylim(bottom - room, top + room)
     front = _front(costs, accuracies)
-    step = [places[i] for i in front], [accuracies[i] for i in front]
+    step = [costs[i] for i in front], [accuracies[i] for i in front]
     axes.plot(*step, color=BLUE, alpha=0.35, linewidth=1.5, drawstyle="steps-post", zorder=1)
-    for i, (place, accuracy, configuration) in enumerate(
-        zip(places, accuracies, configurations, strict=True)
-    ):
+    height = top - bottom + 2 * room
+    shares = [(accuracy - bottom + room) / height for accuracy in accuracies]
+    written = dict[int, float]()  # where each number stands, as a share of the axis
+    for cost in set(costs):
+        same = [i for i, other in enumerate(costs) if other == cost]
+        written |= dict(zip(same, spread([shares[i] for i in same], APART), strict=True))
+    for i, configuration in enumerate(configurations):
         colour = RED if i == 0 else BLUE if i in front else GREY
-        bottom, top = configuration.interval
-        reach = [[max(0.0, accuracy - bottom)], [max(0.0, top - accuracy)]]  # at 0 and 1: rounding
-        axes.errorbar([place], [accuracy], reach, fmt="none", ecolor=colour, elinewidth=1.2)
-        axes.plot(place, accuracy, "o", color=colour, markersize=12, zorder=3, clip_on=False)
-        text: dict[str, Any] = {"color": "white", "ha": "center", "va": "center", "fontsize": 7.5}
-        axes.text(place, accuracy, str(i + 1), **text, zorder=4, weight="bold")
+        place, accuracy, ends = costs[i], accuracies[i], configuration.interval
+        axes.plot([place, place], ends, color=colour, linewidth=1.2, alpha=0.6)
+        axes.plot(place, accuracy, "o", color=colour, markersize=7, zorder=3, clip_on=False)
+        axes.annotate(
+            str(i + 1),
+            (place, accuracy),
+            (14, (written[i] - shares[i]) * axes.bbox.height * 72 / axes.figure.dpi),
+            textcoords="offset points",
+            color=colour,
+            weight="bold",
+            fontsize=9,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0},
+        )
     axes.set_xlabel(label)
     axes.grid(axis="y", color="0.92")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    return len(front) > 1
 
 
 def _front(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:

@@ -163,7 +163,7 @@ class Shelf:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            log.info("another run computes the same features, waiting for it")
+            log.info("another run is computing features with this net: waiting until it is done")
             lock.acquire()
         try:
             self.refresh()

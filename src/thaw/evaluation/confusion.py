@@ -87,17 +87,22 @@ def _f1_interval(confusion: list[list[int]]) -> tuple[float, float]:
 
 
 def struggles(confusion: list[list[int]], classes: list[str]) -> str:
-    """The class with the lowest recall that is sure, in words.
+    """The class with the lowest recall that is sure, in words; and whether it may be chance.
 
-    >>> struggles([[70, 0], [6, 77]], ["ants", "bees"])
-    'It struggles with bees: 6 of 83 are taken for ants.'
+    >>> struggles([[70, 0], [9, 74]], ["ants", "bees"])
+    'It struggles with bees: 9 of 83 are taken for ants.'
     """
-    missed = {i: sum(row) - row[i] for i, row in enumerate(confusion) if sum(row) > row[i]}
+    seen = [i for i, row in enumerate(confusion) if sum(row)]
+    missed = {
+        i: sum(confusion[i]) - confusion[i][i] for i in seen if sum(confusion[i]) > confusion[i][i]
+    }
     total = sum(map(sum, confusion))
     if not missed:
-        return f"It gets all {total} photos right."
-    # By the interval's upper end: one photo of one class, missed, says little.
-    upper = {i: wilson(confusion[i][i], sum(confusion[i]))[1] for i in missed}
+        return f"It gets all {total:,} photos right."
+    # By the interval's upper end: one photo of one class, missed, says little. Of many classes one
+    # is always the worst, so each gets its share of the 5% (Bonferroni).
+    z = statistics.NormalDist().inv_cdf(1 - 0.025 / (1 if len(seen) < 3 else len(seen)))
+    upper = {i: wilson(confusion[i][i], sum(confusion[i]), z)[1] for i in missed}
     worst = min(missed, key=lambda i: (upper[i], i))
     row = confusion[worst]
     support, errors = sum(row), missed[worst]
@@ -109,13 +114,15 @@ def struggles(confusion: list[list[int]], classes: list[str]) -> str:
         what = f"{errors} of {support} are missed, {row[other]} of them taken for {classes[other]}"
     else:
         what = f"{errors} of {support} are missed, each taken for another class"
-    text = f"It struggles with {classes[worst]}: {what}."
     rest = total - support
     if rest:
         # How far it is behind the others, with Newcombe's interval (1998, method 10).
         right = sum(row[i] for i, row in enumerate(confusion)) - row[worst]
         others, recall = right / rest, row[worst] / support
-        reach = math.hypot(others - wilson(right, rest)[0], upper[worst] - recall)
+        reach = math.hypot(others - wilson(right, rest, z)[0], upper[worst] - recall)
         if others - recall <= reach:
-            text += " That may be chance: so few photos can't tell it from the others."
-    return text
+            return (
+                f"Of {classes[worst]}, {what}. That may be chance: so few photos can't tell it"
+                " from the other classes."
+            )
+    return f"It struggles with {classes[worst]}: {what}."

@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 from rich import get_console
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from thaw.comparison.figures import run_curves
 from thaw.data.listing import layout
 from thaw.data.photos import BrokenPhoto
 from thaw.data.stream import BATCH
 from thaw.errors import UserError
-from thaw.escape import printable, say
+from thaw.escape import printable
 from thaw.evaluation import figures as evaluate_figures
 from thaw.evaluation import out_of_fold
 from thaw.evaluation import unfamiliar as worth
@@ -27,6 +26,7 @@ from thaw.files import write_json
 from thaw.model import bundle, unsure
 from thaw.model.predict import loaded
 from thaw.runs import read
+from thaw.screen import say, steps
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,8 @@ def evaluate(
         if split is not None and val is None and len(model.classes) > 2:
             val = answer(model, own_photos(split, "val", model.classes), "val")
         found["unfamiliar"], drawings = _unfamiliar(model, val, answers, unfamiliar)
+    if split is not None and (best := read.metrics(run).get("best/epoch")):
+        drawings["learning_curves"] = run_curves(read.history(run), int(best))
     if chosen:
         bundle.change(run, **chosen)
     write_json(out / "evaluation.json", found)
@@ -203,14 +205,8 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
     broken: list[BrokenPhoto] = []
     logits, features, seen = [], [], []
     batches = model.outputs_of(paths, on_broken=broken.append)
-    console = get_console()
-    for batch, answered, read_by_head in track(
-        batches,
-        what,
-        total=-(-len(paths) // BATCH),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
+    for batch, answered, read_by_head in steps(
+        batches, f"labelling {what}", len(paths), each=BATCH
     ):
         logits.append(answered)
         features.append(read_by_head)
@@ -318,17 +314,16 @@ def show(found: dict[str, Any]) -> None:
     if found["unfamiliar"]:
         rows |= _unfamiliar_rows(found["unfamiliar"])
     for name, text in rows.items():
-        say(f"{name:<14} {text}")
+        say(f"{name:<13}  {text}")
     print()
-    table = Table(header_style="bold", box=None, padding=(0, 3, 0, 0))
+    table = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("class")
     for name in ("precision", "recall", "F1", "photos"):
         table.add_column(name, justify="right")
     for name, row in found["classes"].items():
         cells = [_share(row, key) for key in ("precision", "recall", "f1")]
         table.add_row(Text(printable(name)), *cells, str(row["support"]))
-    console = get_console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    get_console().print(table)
     say("", found["struggles"])
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from thaw import files
 from thaw.data import grid
+from thaw.evaluation import confused
 from thaw.intervals import wilson
 from thaw.model.unsure import risk_coverage
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from thaw.evaluation.answers import Answers
 
 BLUE, RED, GREY = "#1f5a8a", "#c8553d", "0.55"
+FEWEST = 20  # answers whose share of errors is drawn
 
 
 def draw(
@@ -51,12 +53,15 @@ def _figures(
     answers: "Answers", facts: dict[str, Any]
 ) -> Iterator[tuple[str, "Figure | Image.Image | None"]]:
     unsure = facts["unsure"]
-    yield "confusion", _confusion(facts)
+    matrix = _matrix(facts)
+    many = len(facts["classes"]) > confused.FEW
+    yield "confusion", _standing_out(facts) if many else matrix
+    yield "confusion_matrix", matrix if many else None
     yield "confidence", _confidence(answers, unsure and unsure["threshold"])
     yield "reliability", _reliability(facts)
     yield "risk_coverage", _risk_coverage(answers, unsure)
-    yield "worst_mistakes", _grid(answers, facts["worst"], "The worst mistakes: wrong, yet sure")
-    yield "least_sure", _grid(answers, facts["least_sure"], "What it is least sure of")
+    yield "worst_mistakes", _grid(answers, facts["worst"], _mistakes(answers, facts))
+    yield "least_sure", _grid(answers, facts["least_sure"], "The photos that it is least sure of")
 
 
 def _figure(width: float, height: float, title: str) -> "Figure":
@@ -77,50 +82,30 @@ def _tidy(*axes: "Axes") -> None:
 # --- confusion ------------------------------------------------------------------------------------
 
 
-def _confusion(facts: dict[str, Any]) -> "Figure":
-    """Counts and shares of each class, right ones blue and wrong ones red."""
-    from matplotlib import colormaps
-
-    counts, classes = np.array(facts["confusion"]), list(facts["classes"])
-    many = len(classes)
-    cell = max(0.16, min(0.9, 9 / many))  # inches
-    longest = min(max(map(len, classes)), 24)
-    font = max(5.0, min(10.0, 26 * cell))
-    flat = 0.65 * font * longest < 72 * cell  # names fit below their columns
-    square, room = cell * many + 0.6, longest * font / 110
-    size = (max(2 * (square + room), 7.5), max(square + (0 if flat else room), 3) + 0.6)
-    figure = _figure(*size, facts["struggles"])
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    right = np.eye(many, dtype=bool)[..., None]
-    blues, reds = (colormaps[name](shares / 1.2) for name in ("Blues", "Reds"))  # 1 isn't black
-    colours = np.where(right, blues, reds)  # [classes, classes, RGBA]
-    colours[totals[:, 0] == 0] = (0.92, 0.92, 0.92, 1)  # no photos
-    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in classes]
-    for axis, title, percent in zip(
-        figure.subplots(1, 2), ("photos", "% of the class"), (False, True), strict=True
-    ):
-        axis.imshow(colours, interpolation="nearest")
-        axis.set_title(title, fontsize=10)
-        axis.set_xticks(range(many), names, rotation=0 if flat else 90)
-        axis.set_yticks(range(many), names)
-        axis.tick_params(length=0, labelsize=font)
-        axis.set_xlabel("predicted")
-        axis.set_ylabel("true")
-        axis.spines[:].set_visible(False)
-        if many <= 40:
-            axis.set_xticks(np.arange(many + 1) - 0.5, minor=True)
-            axis.set_yticks(np.arange(many + 1) - 0.5, minor=True)
-            axis.grid(which="minor", color="0.9", linewidth=0.6)
-            axis.tick_params(which="minor", length=0)
-        # Among very many classes, numbers for all mistakes would take seconds to draw.
-        for i, j in zip(*np.nonzero(shares > (0.1 if many > 40 else 0)), strict=True):
-            text = f"{100 * shares[i, j]:.0f}" if percent else f"{counts[i, j]}"
-            colour = "white" if shares[i, j] > 0.6 else "black"
-            small = 0.75 * font if len(text) > 2 and many > 12 else font
-            style = {"ha": "center", "va": "center", "fontsize": small, "in_layout": False}
-            axis.text(j, i, text, color=colour, **style)
+def _matrix(facts: dict[str, Any]) -> "Figure":
+    figure = _figure(*confused.size(facts), _right(facts))
+    confused.matrix(facts, figure)
     return figure
+
+
+def _standing_out(facts: dict[str, Any]) -> "Figure":
+    figure = _figure(12, 6.5, f"{_right(facts)}, {len(facts['classes'])} classes")
+    confused.standing_out(facts, figure)
+    return figure
+
+
+def _right(facts: dict[str, Any]) -> str:
+    """How many photos are right, of whatever number."""
+    counts = facts["confusion"]
+    hits = sum(row[i] for i, row in enumerate(counts))
+    return f"{hits:,} of {_photos(facts['photos'])} right"
+
+
+def _mistakes(answers: "Answers", facts: dict[str, Any]) -> str:
+    wrong, shown = int((~answers.correct).sum()), len(facts["worst"])
+    if wrong <= shown:
+        return "Its only mistake" if wrong == 1 else f"Its {wrong} mistakes, the surest first"
+    return f"{shown} of its {wrong:,} mistakes, the surest first"
 
 
 # --- confidence -----------------------------------------------------------------------------------
@@ -133,9 +118,9 @@ def _confidence(answers: "Answers", threshold: float | None) -> "Figure":
     right, wrong = (np.median(part) if len(part) else None for part in parts)
     if right is None or wrong is None:
         title = "All labels are right" if wrong is None else "All labels are wrong"
+        title += f", with a median confidence of {right if wrong is None else wrong:.0%}"
     else:
-        how = "less" if wrong < right else "not less"
-        title = f"It is {how} sure where it errs: {wrong:.0%} against {right:.0%} (medians)"
+        title = f"Median confidence {right:.0%} where it is right, {wrong:.0%} where it is wrong"
     figure = _figure(7, 4.6, title)
     upper, lower = figure.subplots(2, 1, sharex=True)
     low = min(1 / len(answers.classes), float(confidence.min()))
@@ -167,7 +152,8 @@ def _reliability(facts: dict[str, Any]) -> "Figure":
     """How often labels of a confidence are right, before and after the temperature."""
     found, before = facts["scores"], facts["reliability_uncalibrated"]
     calibrated = facts["temperature"] != 1
-    title = f"Calibration error {found['ece']:.1%}"
+    interval = f"95% interval {found['ece_low']:.1%} to {found['ece_high']:.1%}"
+    title = f"Calibration error {found['ece']:.1%} ({interval})"
     if calibrated:
         title += (
             f" with temperature {facts['temperature']:.2f}, {found['ece_uncalibrated']:.1%} without"
@@ -208,19 +194,25 @@ def _risk_coverage(answers: "Answers", unsure: dict[str, Any] | None) -> "Figure
     photos = len(answers.labels)
     coverage, risk = np.array(answered) / photos, np.array(wrong) / np.array(answered)
     bands = np.array([wilson(w, a) for w, a in zip(wrong, answered, strict=True)])
-    title = f"Answering all, {f'{risk[-1]:.1%}' if risk[-1] else 'nothing'} is wrong"
+    low, high = bands[-1]
+    title = f"{wrong[-1]:,} of {_photos(photos)} wrong, {risk[-1]:.1%} (95% interval"
+    title += f" {low:.1%} to {high:.1%})"
     if unsure and unsure["answered"]:
-        title += (
-            f"; answering the surest {unsure['answered'] / photos:.1%}, {unsure['error']:.1%} is"
-        )
+        share = unsure["answered"] / photos
+        title += f"; of the surest {share:.1%}, {unsure['error']:.1%} wrong"
     figure = _figure(7, 4.6, title)
     axes = figure.subplots()
-    axes.fill_between(coverage, bands[:, 0], bands[:, 1], color=BLUE, alpha=0.12, linewidth=0)
-    axes.plot(coverage, risk, color=BLUE)
-    top = 1.25 * max(bands[-1, 1], risk[coverage >= 0.1].max())
+    # A few answers say nothing, and what they say would press the rest flat.
+    fewest = min(FEWEST, photos // 2)
+    told = np.array(answered) >= fewest
+    shown = coverage[told], bands[told, 0], bands[told, 1]
+    axes.fill_between(*shown, color=BLUE, alpha=0.12, linewidth=0)
+    axes.plot(coverage[told], risk[told], color=BLUE, marker=None if told.sum() > 1 else "o")
+    top = 1.1 * bands[told, 1].max()
     if unsure and unsure["answered"]:
         point = unsure["answered"] / photos
         axes.plot(point, unsure["error"], "o", color=RED, clip_on=False, zorder=3)
+        top = max(top, 1.1 * unsure["error"])
         note = f"unsure below {unsure['threshold']:.1%}"
         axes.annotate(
             note,
@@ -240,7 +232,9 @@ def _risk_coverage(answers: "Answers", unsure: dict[str, Any] | None) -> "Figure
     axes.set_ylim(-0.01 * top, min(1.02, top))
     axes.xaxis.set_major_formatter(_share)
     axes.yaxis.set_major_formatter(_share)
-    axes.set_xlabel(f"photos answered, the surest first (of {photos}); shaded: 95% interval")
+    axes.set_xlabel(
+        f"photos answered, the surest first (of {photos:,}, from {fewest} on); shaded: 95% interval"
+    )
     axes.set_ylabel("wrong among the answers")
     _tidy(axes)
     return figure
@@ -258,7 +252,7 @@ def _grid(answers: "Answers", rows: list[dict[str, Any]], title: str) -> Image.I
 
 
 def _photos(count: int) -> str:
-    return "1 photo" if count == 1 else f"{count} photos"
+    return "1 photo" if count == 1 else f"{count:,} photos"
 
 
 def _share(share: float, _: float) -> str:

@@ -79,6 +79,7 @@ def report(
     figures: bool = True,
     prior: list[float] | None = None,
     unfamiliar: dict[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Report:
     """Calibrate on val, evaluate on test; writes `evaluation.json` and `figures/` into `run`.
 
@@ -88,6 +89,7 @@ def report(
         groups: what each test photo belongs with.
         prior: see `Answers`.
         unfamiliar: what is told of test photos that are called that.
+        more: figures by name that are drawn as well.
         figures: False leaves them to `thaw evaluate`: they take a second or two.
 
     Raises:
@@ -106,7 +108,7 @@ def report(
     found["unfamiliar"] = unfamiliar
     write_json(run / "evaluation.json", found)
     if figures:
-        evaluate_figures.draw(answers, found, run / "figures")
+        evaluate_figures.draw(answers, found, run / "figures", more)
     before, after = (scores(a.calibrated, a.labels, a.predicted) for a in (raw, seen))
     tested = found["scores"]
     metrics = {

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import binary_auroc
 from thaw.data.find import find_photos
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.escape import drawn, say
+from thaw.escape import drawn
 from thaw.evaluation.answers import Answers
 from thaw.intervals import clopper_pearson_upper, wilson
 from thaw.model.bundle import Model
@@ -20,6 +20,7 @@ from thaw.model.familiar import store
 from thaw.model.familiar.level import why_refused
 from thaw.model.familiar.store import Familiar
 from thaw.model.prediction import is_unfamiliar
+from thaw.screen import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

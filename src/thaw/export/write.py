@@ -16,12 +16,12 @@ import thaw
 from thaw.data.find import find_photos
 from thaw.data.photos import load_photo
 from thaw.errors import UserError
-from thaw.escape import say
 from thaw.export import graph
 from thaw.files import scratch
 from thaw.model import bundle, onnx
 from thaw.model.prediction import UNFAMILIAR, Prediction, aside, decide
 from thaw.runs import read
+from thaw.screen import say
 
 LARGEST = 1e-3  # difference in probability; that of rounding is about 1e-6
 DEAR = 0.01  # accuracy that 8 bits may cost without a word about it
@@ -174,7 +174,7 @@ def _same(file: Path, expected: Rows, rows: Rows, model: bundle.Model) -> dict[s
             f" and probabilities differ by up to {difference:.2g}, where {LARGEST:g} is allowed,"
             f" and familiarity by up to {found['familiarity']:.2g}."
         )
-    print(
+    say(
         f"{file.name:<15} {_megabytes(file)}  labels {alike} of {photos} photos as the bundle,"
         f" probabilities within {difference:.1e}"
     )
@@ -192,13 +192,13 @@ def _cost(file: Path, expected: Rows, photos: Photos) -> dict[str, float]:
 
     found = _compare(expected, rows)
     found |= {"accuracy": accuracy(rows), "accuracy_before": accuracy(expected)}
-    print(
+    say(
         f"{file.name:<15} {_megabytes(file)}  labels {found['alike']} of {found['photos']} photos"
         f" as the bundle, accuracy {found['accuracy']:.1%} instead of"
         f" {found['accuracy_before']:.1%}"
     )
     if found["accuracy_before"] - found["accuracy"] > DEAR:
-        print(f"{'':15} that is more than a point: think twice before you use {file.name}")
+        say(f"{'':15} that is more than a point: think twice before you use {file.name}")
     return found
 
 

@@ -27,6 +27,7 @@ from thaw.escape import printable
 from thaw.launch import failures
 from thaw.launch.failures import Refused
 from thaw.launch.typed import quoted
+from thaw.screen import wrapped
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours in what a library says
 
@@ -297,5 +298,5 @@ class ConsoleHandler(logging.Handler):
             return
         style = {logging.WARNING: "yellow", logging.ERROR: "red"}.get(record.levelno)
         get_console().print(
-            self.format(record), style=style, markup=False, highlight=False, soft_wrap=True
+            wrapped(self.format(record)), style=style, markup=False, highlight=False, soft_wrap=True
         )

@@ -11,10 +11,11 @@ from typing import Any
 
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.escape import joined, say, utf8
+from thaw.escape import joined, utf8
 from thaw.files import beside, csv_text, write_csv
 from thaw.model import unsure
 from thaw.model.prediction import Prediction, as_row
+from thaw.screen import say, steps
 
 CHUNK = 500  # rows that are written together
 Write = Callable[[list[dict[str, Any]]], Any]
@@ -49,12 +50,8 @@ def write(
     Raises:
         UserError: no photo could be decoded; or, after the others were written, some could not.
     """
-    from rich import get_console
-    from rich.progress import track
-
-    console, start, labels = get_console(), time.monotonic(), Counter[str]()
-    bar = {"console": console, "transient": True, "disable": not console.is_terminal}
-    rows = iter(track(predictions, "photos", total=total, **bar))
+    start, labels = time.monotonic(), Counter[str]()
+    rows = iter(steps(predictions, "labelling", total))
     first = next(rows, None)
     if first is None:
         raise broken[0]

@@ -64,7 +64,7 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
     """The web application for a run, a bundle or an ONNX file; any ASGI server runs it.
 
     Args:
-        name: what the page calls the model; the run's name by default.
+        name: what the page calls the model; its net's name by default.
         host: the address that the server listens on, which decides who may come by which name.
 
     Raises:
@@ -72,8 +72,11 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
     """
     model, busy = load_model(run), Lock()  # Grad-CAM hangs hooks into the net: one at a time
     metrics = model.info.get("metrics", {})
-    facts = {"name": name or run.resolve().name, "classes": model.classes}
+    called = model.info.get("arch", {}).get("name")  # an own net may have none
+    facts = {"name": name or called or run.resolve().name, "classes": model.classes}
+    ends = [metrics.get(f"test/acc_{end}") for end in ("low", "high")]
     facts |= {"threshold": model.threshold, "accuracy": metrics.get("test/acc")}
+    facts |= {"interval": None if None in ends else ends, "tested": metrics.get("test/images")}
     facts |= {"explains": run.suffix != ".onnx", "photos": PHOTOS, "megabytes": MEGABYTES}
     facts |= {"level": model.level, "similar": getattr(model, "familiar", None) is not None}
     facts |= {word: aside(word, model.classes) for word in (UNFAMILIAR, UNSURE)}

@@ -5,7 +5,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from rich import get_console
-from rich.console import Console
 from rich.table import Column, Table
 
 from thaw.launch import cli, conf
@@ -53,17 +52,18 @@ def _where(name: str, meta: dict[str, Any]) -> str:
 
 def show(rows: list[dict[str, Any]], broken: dict[str, str]) -> None:
     """Print them for people, the smallest first."""
-    right: dict[str, Any] = {"justify": "right"}
-    numbers = (Column("parameters", **right), Column("pixels", **right))
-    columns = ("arch", *numbers, Column("ImageNet top-1", **right), "licence", "weights")
-    table = Table(*columns, header_style="bold", box=None, padding=(0, 2, 0, 0))
+    whole: dict[str, Any] = {"no_wrap": True}
+    right: dict[str, Any] = whole | {"justify": "right"}
+    numbers = [Column(name, **right) for name in ("parameters", "pixels", "ImageNet\ntop-1")]
+    columns = (Column("arch", **whole), *numbers, "licence", Column("weights", **whole))
+    table = Table(*columns, header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for row in sorted(rows, key=lambda row: row["parameters"]):
         known = f"{row['accuracy']:.1f}%" if row["accuracy"] else "-"
         size = f"{row['parameters'] / 1e6:.1f} M"
         licence = row["licence"] or "-"
         table.add_row(row["arch"], size, str(row["pixels"]), known, licence, row["weights"])
     console = get_console()
-    (console if console.is_terminal else Console(width=200)).print(table)
+    console.print(table)
     for name, sentence in broken.items():
         line = f"{name}: {sentence}"
         console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -30,6 +30,7 @@ from thaw.nets.weights import without_loading
 from thaw.report.terminal import phase_line
 from thaw.runs import read, shipped, trust
 from thaw.runs.folder import RunFolder
+from thaw.screen import wrapped
 from thaw.training.schedule import Schedule, stage_rates
 
 MOST_NAMES = 8  # of parameters that are listed unless more are asked for
@@ -205,7 +206,7 @@ def show(facts: dict[str, Any], rates: Table | None, names: bool) -> None:
     show_line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
 
     def line(text: str) -> None:
-        show_line(printable(text, keep="\n"))
+        show_line(wrapped(printable(text, keep="\n")))
 
     for name, text in lines.items():
         if weights or name not in ("ImageNet top-1", "licence"):

@@ -86,6 +86,7 @@ def metrics(
     photos = len(results["label"])
     low, high = wilson(round(test["acc"] * photos), photos)
     best = history.best
+    milliseconds, busy = latency(backbone)
     return {
         **{f"test/{key}": value for key, value in test.items()},
         "test/acc_low": low,
@@ -99,34 +100,51 @@ def metrics(
         "seconds/fit": seconds["seconds/fit"] + history.seconds_before,
         "params/total": sum(p.numel() for p in backbone.net.parameters()),
         "params/trainable": staged.schedule.trainable(backbone),
-        "model/latency_ms": latency(backbone),
+        "model/latency_ms": milliseconds,
+        "model/latency_busy": busy,
         "frozen/unchanged": staged.unchanged(backbone),
     }
 
 
-_latencies: dict[str, float] = {}  # jobs of a sweep with the same net share what was measured
+_latencies: dict[str, tuple[float, bool]] = {}  # jobs of a sweep share what was measured of a net
+BUSY = 1.5  # times as long as it computed, from which on a net waited for other programs
 
 
-@torch.inference_mode()
-def latency(backbone: Backbone, repeats: int = 5) -> float:
-    """Milliseconds of one photo `[1, 3, H, W]` through the net, without decoding.
+def latency(backbone: Backbone) -> tuple[float, bool]:
+    """Milliseconds of one photo `[1, 3, H, W]` through the net, without decoding; and whether the
+    machine was busy with other programs.
 
+    On a CPU it is the time that one thread computes, in the quickest of several passes: a clock on
+    the wall would mostly tell what else the machine does, and several threads wait for one another.
     A process measures a net once: it takes as long whatever its weights are.
     """
     backbone.eval()
     device = next(backbone.parameters()).device
     shape = tuple(backbone.head.weight.shape)
-    layout = (backbone.memory_format, backbone.input_size, torch.get_num_threads())
-    key = f"{backbone.origin} {shape} {device} {layout}"
-    if key in _latencies:
-        return _latencies[key]
+    key = f"{backbone.origin} {shape} {device} {backbone.memory_format} {backbone.input_size}"
+    if key not in _latencies:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            _latencies[key] = _measured(backbone, device)
+        finally:
+            torch.set_num_threads(threads)
+    return _latencies[key]
+
+
+@torch.inference_mode()
+def _measured(backbone: Backbone, device: torch.device) -> tuple[float, bool]:
     image = torch.zeros(1, 3, backbone.input_size, backbone.input_size, device=device)
-    times = []
-    for _ in range(repeats + 2):  # the first two warm up
-        began = time.perf_counter()
+    clock = time.thread_time if device.type == "cpu" else time.perf_counter  # one waits for a GPU
+    passes: list[tuple[float, float]] = []  # of this thread, on the wall
+    began = time.perf_counter()
+    while len(passes) < 7 or (len(passes) < 30 and time.perf_counter() - began < 0.3):
+        own, wall = clock(), time.perf_counter()
         backbone(image).cpu()  # waits for a GPU
-        times.append(time.perf_counter() - began)
-    return _latencies.setdefault(key, 1000 * min(times[2:]))
+        passes.append((clock() - own, time.perf_counter() - wall))
+    passes = passes[2:]  # the first two warm up
+    computed = min(own for own, _ in passes)
+    return 1000 * computed, statistics.median(wall for _, wall in passes) > BUSY * computed
 
 
 def predictions(

@@ -18,6 +18,7 @@ from thaw.launch.cli import door
 from thaw.report import metrics, terminal
 from thaw.runs import read
 from thaw.runs.folder import RunFolder
+from thaw.screen import command
 from thaw.training import plugins
 
 log = logging.getLogger(__name__)
@@ -99,9 +100,8 @@ def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
         "folds": f"{k} nets, {between} each (sd {values['folds/acc_sd']:.1%}); all of the above is"
         " of photos that they hadn't seen",
         "val accuracy": f"{values['val/acc']:.1%}  (mean of the folds' best epochs)",
-        "time": f"{values['seconds/fit']:.1f} s training, {values['seconds/test']:.1f} s test,"
-        f" {values['model/latency_ms']:.1f} ms a photo",
-        "figures": f"{run}/figures",
+        "time": f"{values['seconds/fit']:.1f} s training, {values['seconds/test']:.1f} s test;"
+        f" {terminal.latency_words(values)}",
     }
     if "given/acc" in values:
         low, high = values["given/acc_low"], values["given/acc_high"]
@@ -109,13 +109,15 @@ def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
         rows["given test"] = f"{values['given/acc']:.1%}  ({photos}): the model below, opened once"
     if "refit" in values:
         rows["model"] = (
-            f"{values['model/bytes'] / 1e6:.1f} MB  ({run}/model), of all {values['refit/images']}"
+            f"{values['model/bytes'] / 1e6:.1f} MB, of all {values['refit/images']}"
             f" photos, {values['refit/epochs']} epochs as in the folds' median; how good it is, the"
             " folds tell"
         )
-        rows["next"] = f"{door('predict')} {run} PHOTO"
+        follow = command(door("predict"), f"{run} PHOTO")
     else:
-        rows["model"] = f"none of all photos yet: {door('train')} resume={run} refit=all"
+        rows["model"] = "none of all photos yet"
+        follow = command(door("train"), f"resume={run} refit=all")
+    terminal.show_rows(rows, values, run)
+    log.info("next\n%s", follow)
     if (run.path / "tensorboard").is_dir():
-        rows[""] = "tensorboard --logdir outputs"
-    terminal.show_rows(rows, values)
+        log.info("  tensorboard --logdir outputs")

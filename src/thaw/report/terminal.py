@@ -3,12 +3,11 @@
 import io
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich import get_console
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from thaw.escape import printable
 from thaw.launch.cli import door
 from thaw.nets.backbone import Backbone
 from thaw.runs.folder import RunFolder
+from thaw.screen import Steps, command
 from thaw.training.history import History
 from thaw.training.schedule import Phase, Schedule, stage_rates
 from thaw.training.unfreezing import StagedUnfreezing
@@ -72,15 +72,15 @@ def phase_line(phase: Phase, schedule: Schedule, backbone: Backbone) -> str:
 
 
 class Terminal(Callback):
-    """A progress bar, a line an epoch, and a line when something thaws."""
+    """Progress, a line an epoch, and a line when something thaws."""
 
     def __init__(self, staged: StagedUnfreezing, history: History) -> None:
         self.staged, self.history = staged, history
-        self.progress: Progress | None = None
+        self.progress: Steps | None = None
         self.shown: str | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Announce a phase that begins, and start the bar."""
+        """Announce a phase that begins, and show how far the epoch is."""
         backbone = pl_module.backbone
         assert isinstance(backbone, Backbone)
         if not trainer.is_global_zero:
@@ -88,6 +88,7 @@ class Terminal(Callback):
         phase = self.staged.phase
         if self.shown != phase.name:
             log.info(phase_line(phase, self.staged.schedule, backbone))
+            log.info(EPOCH_HEAD)
             self.shown = phase.name
         last = trainer.max_epochs or 0
         self._start(f"epoch {trainer.current_epoch + 1}/{last}", int(trainer.num_training_batches))
@@ -101,25 +102,11 @@ class Terminal(Callback):
         self._stop()
         if not trainer.is_global_zero or not self.history.seen:
             return
-        row = self.history.rows[-1]
-        val, best = "no val", ""
-        if self.history.val:
-            val = f"val loss {row['val/loss']:.4f} acc {percent(row['val/acc'])}"
-            best = "  best" if row["epoch"] == self.history.best["epoch"] else ""
-        log.info(
-            "epoch %2d/%d  %-5s  train loss %.4f acc %s  %s  %5.1f s%s",
-            row["epoch"],
-            trainer.max_epochs,
-            row["phase"],
-            row["train/loss"],
-            percent(row["train/acc"]),
-            val,
-            row["seconds"],
-            best,
-        )
+        best = self.history.best["epoch"] if self.history.val else None
+        log.info(epoch_line(self.history.rows[-1], trainer.max_epochs or 0, best))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the bar for the test photos."""
+        """Show how far the test is."""
         self._start("test", int(sum(trainer.num_test_batches)))
 
     def on_test_batch_end(self, *_: Any, **__: Any) -> None:
@@ -136,37 +123,30 @@ class Terminal(Callback):
 
     def _start(self, what: str, steps: int) -> None:
         self._stop()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        console = get_console()
-        progress = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
-        )
-        progress.add_task(what, total=steps)
-        progress.start()
-        self.progress = progress
+        self.progress = Steps(what, steps, "batches").__enter__()
 
     def _advance(self) -> None:
         if self.progress is not None:
-            self.progress.advance(self.progress.task_ids[0])
+            self.progress.advance()
 
     def _stop(self) -> None:
         if self.progress is not None:
-            self.progress.stop()
+            self.progress.__exit__()
             self.progress = None
 
 
-def percent(share: float) -> str:
-    """A share as a percentage of fixed width.
+COLUMNS = ("train loss", "accuracy", "val loss", "accuracy", "seconds")
+EPOCH_HEAD = " " * 13 + "  ".join(f"{name:>10}" for name in COLUMNS)
 
-    >>> percent(0.9412)
-    ' 94.1%'
-    """
-    return f"{share:6.1%}"
+
+def epoch_line(row: Mapping[str, Any], epochs: int, best: int | None) -> str:
+    """A row of the history, below `EPOCH_HEAD`; `best` is the best epoch so far."""
+    forms = {"train/loss": ".4f", "train/acc": ".1%", "val/loss": ".4f", "val/acc": ".1%"}
+    forms |= {"seconds": ".1f"}
+    cells = [format(row[key], form) if key in row else "no val" for key, form in forms.items()]
+    mark = "  best" if row["epoch"] == best else ""
+    numbers = "  ".join(f"{cell:>10}" for cell in cells)
+    return f"epoch {row['epoch']:2d}/{epochs}".ljust(13) + numbers + mark
 
 
 def show_start(backbone: Backbone, data: PhotoFolder, schedule: Schedule) -> None:
@@ -224,8 +204,9 @@ def scored(metrics: dict[str, Any], struggles: str) -> dict[str, str]:
     return {
         "test accuracy": f"{metrics['test/acc']:.1%}  ({interval}, {photos})",
         "balanced": f"{metrics['test/balanced_acc']:.1%}  (95% interval"
-        f" {metrics['test/balanced_acc_low']:.1%} to {metrics['test/balanced_acc_high']:.1%}, each"
-        f" class counts alike; macro F1 {metrics['test/f1']:.1%})",
+        f" {metrics['test/balanced_acc_low']:.1%} to {metrics['test/balanced_acc_high']:.1%}; each"
+        " class counts alike)",
+        "macro F1": f"{metrics['test/f1']:.1%}",
         "worst class": f"{metrics['test/worst_recall']:.1%} of {metrics['test/worst_class']}  (95%"
         f" interval {metrics['test/worst_recall_low']:.1%} to"
         f" {metrics['test/worst_recall_high']:.1%}, of whichever class is truly the worst)",
@@ -242,26 +223,34 @@ def show_result(metrics: dict[str, Any], struggles: str, run: RunFolder) -> None
     rows = scored(metrics, struggles) | {
         "confidence": f"{off}, {told}",
         "val accuracy": f"{metrics['val/acc']:.1%}  (epoch {metrics['best/epoch']}, lowest loss)",
-        "time": f"{metrics['seconds/fit']:.1f} s training, {metrics['seconds/test']:.1f} s test,"
-        f" {metrics['model/latency_ms']:.1f} ms a photo",
-        "figures": f"{run}/figures",
-        "size on disk": f"{metrics['model/bytes'] / 1e6:.1f} MB  ({run}/model)",
-        "next": f"{door('predict')} {run} PHOTO",
+        "time": f"{metrics['seconds/fit']:.1f} s training, {metrics['seconds/test']:.1f} s test;"
+        f" {latency_words(metrics)}",
+        "size": f"{metrics['model/bytes'] / 1e6:.1f} MB",
     }
-    if (run.path / "tensorboard").is_dir():
-        rows[""] = "tensorboard --logdir outputs"
     if "test/ece_uncorrected" in metrics:
         rows["confidence"] += (
             f"; {metrics['test/ece_uncorrected']:.1%} without the correction for how often each"
             " class really comes"
         )
-    show_rows(rows, metrics)
+    show_rows(rows, metrics, run)
+    log.info("next\n%s", command(door("predict"), f"{run} PHOTO"))
+    if (run.path / "tensorboard").is_dir():
+        log.info("  tensorboard --logdir outputs")
 
 
-def show_rows(rows: dict[str, str], metrics: dict[str, Any]) -> None:
-    """Print a result's lines, after what is worse than any of them."""
+def show_rows(rows: dict[str, str], metrics: dict[str, Any], run: RunFolder) -> None:
+    """Print a result's lines, after what is worse than any of them, and where all of it is."""
     if not metrics["frozen/unchanged"]:
         rows = {"frozen stages": "CHANGED, which they never should: see the errors above"} | rows
     log.info("")
     for name, value in rows.items():
         log.info("%-14s %s", name, value)
+    log.info("")
+    log.info("all of it is in\n  %s", run)
+
+
+def latency_words(metrics: Mapping[str, Any]) -> str:
+    """What one photo takes, no more exact than it was measured."""
+    milliseconds = float(f"{metrics['model/latency_ms']:.2g}")
+    busy = "; the machine was busy" if metrics.get("model/latency_busy") else ""
+    return f"about {milliseconds:g} ms a photo (one thread{busy})"

@@ -1,7 +1,6 @@
 """What finished runs left in their folders. Nothing here imports torch."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Run], list[Unfinished]]:
 
 
 def _pool_latency(runs: Sequence[Run]) -> None:
-    """Give runs of one net on one machine one latency, their median.
+    """Give runs of one net on one machine one latency, the lowest.
 
     It is the net's, however that was trained; what differs is what else the machine was doing.
     """
@@ -87,7 +86,8 @@ def _pool_latency(runs: Sequence[Run]) -> None:
         arch = [item for item in sorted(run.settings.items()) if item[0].startswith("arch.")]
         nets.setdefault(repr([arch, run.device]), []).append(run)
     for same in nets.values():
-        latency = statistics.median(run.metrics.get("model/latency_ms", math.nan) for run in same)
+        latency = min(run.metrics.get("model/latency_ms", math.inf) for run in same)
+        latency = math.nan if math.isinf(latency) else latency
         for run in same:
             run.metrics["model/latency_ms"] = latency
 

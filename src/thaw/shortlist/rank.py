@@ -109,7 +109,7 @@ def probe(
     metrics |= {
         "probe/acc_low": low,
         "probe/acc_high": high,
-        "model/latency_ms": latency(backbone),
+        "model/latency_ms": latency(backbone)[0],
         "params/total": sum(p.numel() for p in backbone.net.parameters()),
         "model/bytes": sum(t.nbytes for t in backbone.net.state_dict().values()),
     }

@@ -13,7 +13,6 @@ from thaw.comparison.verdict import ALPHA, listed, p_text
 from thaw.data.folder import PhotoFolder
 from thaw.escape import printable
 from thaw.launch.cli import door
-from thaw.report.terminal import percent
 from thaw.shortlist.words import Net
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def show_start(console: Console, data: PhotoFolder, photos: int, folds: int) -> 
 def show_probed(console: Console, probed: "Probed", seconds: float) -> None:
     """A net's line."""
     features = "all features cached" if probed.features_ms is None else ""
-    acc = percent(probed.metrics["probe/acc"])
+    acc = f"{probed.metrics['probe/acc']:6.1%}"
     line(console, f"{probed.name:<24} {acc}  {seconds:6.1f} s  {features}".rstrip())
 
 

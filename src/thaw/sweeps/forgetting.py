@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 
 from thaw import files
 from thaw.errors import UserError
-from thaw.escape import say
 from thaw.runs import read
+from thaw.screen import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,6 +20,7 @@ from thaw.escape import printable
 from thaw.files import write
 from thaw.launch.cli import ConsoleHandler, user_sentence
 from thaw.runs import read
+from thaw.screen import duration, wrapped
 
 if TYPE_CHECKING:
     from thaw.nets.backbone import Backbone
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 failures: list[Path] = []  # runs of the sweep that ended, for the exit code
 nets: dict[str, "Backbone"] = {}  # the pretrained net that the last job began with
+took: list[float] = []  # seconds of each job that this process has done
+TOTAL = "THAW_SWEEP_JOBS"  # how many jobs there are, for those in processes of their own
 REFUSED = ".refused"  # in a finished run's folder, why this call of the sweep didn't accept it
 
 
@@ -36,14 +39,14 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
 
     What the job itself has to say goes to its `train.log`; of that, the terminal gets warnings.
     """
-    from rich import get_console
-
     for handler in logging.getLogger().handlers:
         if isinstance(handler, ConsoleHandler):
             handler.setLevel(logging.WARNING)
     done_before, began = False, time.perf_counter()
     try:
         done_before = run.status.get("state") == "done"
+        if run.writes and not done_before:
+            show_begun(run.path.name)
         loss = train()
     except Exception as error:
         sentence = user_sentence(error)
@@ -61,16 +64,25 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
         raise
     if run.writes:
         metrics = run.metrics
-        state = "done before" if done_before else f"{time.perf_counter() - began:6.1f} s"
-        get_console().print(
-            printable(run.path.name)
-            + f"  val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
-            f"  {state}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        seconds = time.perf_counter() - began
+        state = "done before" if done_before else f"{seconds:6.1f} s"
+        if not done_before:
+            took.append(seconds)
+        accuracies = f"val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
+        show_line(f"{run.path.name}  {accuracies}  {state}")
     return loss
+
+
+def show_begun(name: str) -> None:
+    """Which job begins, of how many, and how long the rest takes if it takes as long as before."""
+    from hydra.core.hydra_config import HydraConfig
+
+    number, total = HydraConfig.get().job.num + 1, int(os.environ.get(TOTAL, 0))
+    words = f"job {number}" + f" of {total}" * (total >= number)
+    if took and total >= number:
+        rest = sum(took) / len(took) * (total - number + 1)
+        words += f", {duration(rest)} left"
+    show_line(f"{words}: {name} …", "dim")
 
 
 def backbone(arch: DictConfig, shared: bool, **seen: Any) -> "Backbone":
@@ -94,16 +106,30 @@ def backbone(arch: DictConfig, shared: bool, **seen: Any) -> "Backbone":
 
 
 def show_failed(run: Path, reason: str) -> None:
-    """The line of a job that failed."""
+    """The line of a job that failed, and below it why."""
+    show_line(f"{run.name}  failed", "red")
+    show_line("".join(f"  {line}\n" for line in reason.splitlines()).rstrip(), "red")
+
+
+def show_line(text: str, style: str = "") -> None:
+    """A line beside whatever bar is there; nothing in it is markup."""
     from rich import get_console
 
-    get_console().print(
-        printable(f"{run.name}  failed  {reason}", keep="\n"),
-        style="red",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    lines = wrapped(printable(text, keep="\n"))
+    get_console().print(lines, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def count(config: DictConfig) -> int:
+    """Jobs of a sweep; 0 where its sweeper doesn't say."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    sweeper = config.hydra.sweeper
+    if not sweeper.get("_target_", "").endswith("BasicSweeper"):
+        return int(sweeper.get("n_trials") or 0)
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    words = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    return sum(map(len, BasicSweeper.split_arguments(words, None)))
 
 
 class Verdict(Callback):
@@ -116,6 +142,8 @@ class Verdict(Callback):
         """Remember what an earlier call of the same sweep has done."""
         failures.clear()
         nets.clear()
+        took.clear()
+        os.environ[TOTAL] = str(count(config))
         if config.hydra.launcher.get("_target_", "").endswith("LocalLauncher"):
             # It starts all jobs at once and tells them nothing; joblib and Slurm limit theirs.
             os.environ["OMP_NUM_THREADS"] = str(config.hydra.launcher.cpus_per_task or 1)

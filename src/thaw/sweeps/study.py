@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from thaw.escape import printable, say
+from thaw.escape import printable
 from thaw.files import write_figure
 from thaw.launch import names
 from thaw.launch.cli import Refused
+from thaw.screen import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,6 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from PIL import Image
-from rich import get_console
-from rich.progress import track
 from torch import Tensor
 
 from thaw.data.augment import Views
@@ -29,6 +27,7 @@ from thaw.model.bundle import describe_transforms
 from thaw.nets.backbone import Backbone
 from thaw.nets.cut import Cut
 from thaw.nets.fuse import fused
+from thaw.screen import steps
 from thaw.training.unfreezing import gathered
 
 log = logging.getLogger(__name__)
@@ -188,7 +187,8 @@ class Extractor:
         done: list[Tensor] = []
         try:
             inputs = self._stored(names, before[1]) if before else self._photos(names)
-            for turn, (batch, images) in enumerate(_bar(inputs, -(-len(names) // BATCH))):
+            shown = steps(inputs, "computing features", len(names), each=BATCH)
+            for turn, (batch, images) in enumerate(shown):
                 count = len(batch)
                 # Padded with itself to the batch that all are computed in, or a photo's last bits
                 # would depend on its neighbours.
@@ -248,9 +248,3 @@ class Extractor:
         for begin in range(0, len(names), BATCH):
             batch = names[begin : begin + BATCH]
             yield batch, shelf.rows(batch).take(range(len(batch)))
-
-
-def _bar(batches: Iterator[T], total: int) -> Iterator[T]:
-    console = get_console()
-    hidden = not console.is_terminal
-    yield from track(batches, "frozen part", total, console=console, transient=True, disable=hidden)

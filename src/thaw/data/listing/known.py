@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-from rich import get_console
-from rich.progress import track
 
 from thaw.data.photos import (
     Seen,
@@ -27,6 +25,7 @@ from thaw.data.photos import (
     digests,
     version,
 )
+from thaw.screen import steps
 
 log = logging.getLogger(__name__)
 BUNCH = 512  # photos that are read before what was found is written
@@ -148,6 +147,4 @@ def _text(path: Path) -> str:
 
 def _bar(paths: list[Path]) -> Iterable[list[Path]]:
     bunches = [paths[i : i + BUNCH] for i in range(0, len(paths), BUNCH)]
-    console = get_console()
-    hidden = not console.is_terminal or len(paths) < MANY
-    return track(bunches, "reading photos", console=console, transient=True, disable=hidden)
+    return steps(bunches, "reading photos", len(paths), each=BUNCH, quiet=len(paths) < MANY)
