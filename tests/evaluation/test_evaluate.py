@@ -23,6 +23,7 @@ from thaw.evaluation import evaluate as evaluate_run
 from thaw.evaluation import scores as evaluate
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.confusion import per_class, struggles
+from thaw.intervals import wilson
 from thaw.runs import read
 
 FIGURES = {"confusion", "confidence", "reliability", "risk_coverage", "least_sure"}
@@ -79,6 +80,47 @@ def test_the_scores_are_those_of_the_calibrated_model_and_lie_in_their_intervals
     for key in ("acc", "loss", "brier"):
         assert found[f"{key}_low"] < found[key] < found[f"{key}_high"]
     assert found["ece_low"] < found["ece_high"]
+
+
+def test_intervals_are_of_groups_where_photos_come_in_groups():
+    """Five photos of each of 24 things, all alike, say no more than one photo of each would."""
+    once = answers(24, sharp=1.0, seed=3)
+    logits, labels = (x.repeat_interleave(5, dim=0) for x in (once.logits, once.labels))
+    photos = [f"{i}.jpg" for i in range(120)]
+    groups: list[str | None] = [f"g{i // 5}" for i in range(120)]
+    many, grouped = (
+        evaluate.facts(Answers(logits, labels, once.classes, photos, once.root, groups=of))
+        for of in (None, groups)
+    )
+    alone = evaluate.facts(once)
+    found, wide, narrow = (facts["scores"] for facts in (grouped, alone, many))
+    assert found["groups"] == 24
+    for key in ("acc", "balanced_acc", "f1", "worst_recall"):
+        width, most, least = (x[f"{key}_high"] - x[f"{key}_low"] for x in (found, wide, narrow))
+        assert found[key] == pytest.approx(narrow[key])
+        assert 1.3 * least < width
+        if key != "worst_recall":  # its upper end is that of any class, in few groups
+            assert width == pytest.approx(most, rel=0.35)
+    for name, row in grouped["classes"].items():
+        assert row["recall_low"] < many["classes"][name]["recall_low"]
+    assert all(
+        row["acc_low"] <= other["acc_low"]
+        for row, other in zip(grouped["reliability"], many["reliability"], strict=True)
+    )
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_groups_that_are_all_right_or_all_wrong_count_as_so_many(right):
+    logits = torch.eye(2)[[0] * 20 + [1] * 20] * 5
+    labels = torch.tensor([0] * 20 + [1] * 20) ^ (not right)
+    groups: list[str | None] = [f"g{i // 5}" for i in range(40)]
+    given = Answers(logits, labels, ["a", "b"], ["x"] * 40, Path(), groups=groups)
+    found = evaluate.facts(given)["scores"]
+    for key, units in (("acc", 8), ("worst_recall", 4)):
+        low, high = wilson(units * right, units)
+        near = high if right else low
+        assert (found[f"{key}_low"], found[f"{key}_high"])[right] == pytest.approx(near)
+        assert found[f"{key}_high"] - found[f"{key}_low"] >= 0.9 * (high - low)
 
 
 def test_brier_is_the_squared_distance_from_the_truth():

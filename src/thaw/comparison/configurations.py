@@ -49,8 +49,11 @@ class Configuration:
         Wilson's for as many photos as one run was tested on. Three models' answers to a photo are
         no three photos: what is hard for one is hard for the next, so counting each answer would
         make the interval too narrow by up to the square root of 3. What another seed changes is
-        not in it either; that is the standard deviation over seeds.
+        not in it either; that is the standard deviation over seeds. Where photos come in groups,
+        the runs' own intervals are of groups (`test/groups`).
         """
+        if any("test/groups" in run.metrics for run in self.runs):
+            return self.mean("test/acc_low"), self.mean("test/acc_high")
         return wilson(self.mean("test/acc") * self.photos, self.photos)
 
 

@@ -4,10 +4,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from thaw.errors import UserError
+from thaw.evaluation.confusion import Drawn, share_interval
+
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,47 @@ class Answers:
         names = [name or i for i, name in enumerate(self.groups)]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return torch.tensor([numbers[name] for name in names])
+
+    @cached_property
+    def draws(self) -> Tensor:
+        """How often each photo counts in each bootstrap sample `[draws, N]`.
+
+        Where photos come in groups, whole groups are drawn (Field & Welsh 2007): what is alike in a
+        group would make intervals too narrow.
+        """
+        photos, group = len(self.labels), self.group_of_each
+        units = photos if group is None else int(group.max()) + 1
+        draws = np.random.default_rng(0).multinomial(
+            units, np.full(units, 1 / units), size=max(20, min(RESAMPLES, 10_000_000 // photos))
+        )
+        counts = torch.from_numpy(draws).float()
+        if group is not None:
+            counts = counts[:, group]
+            counts *= photos / counts.sum(dim=1, keepdim=True)  # groups differ in size
+        return counts
+
+    @cached_property
+    def drawn(self) -> Drawn | None:
+        """Each class's counts in each draw; None where there are no groups."""
+        if (group := self.group_of_each) is None:
+            return None
+        classes = len(self.classes)
+        of, said = F.one_hot(self.labels, classes), F.one_hot(self.predicted, classes)
+        counts = [(self.draws @ each.float()).double().numpy() for each in (of * said, of, said)]
+        groups = [
+            [len(group[each[:, c] > 0].unique()) for c in range(classes)] for each in (of, said)
+        ]
+        return Drawn(*counts, *groups)
+
+    def interval(self, right: Tensor, inside: Tensor | None = None) -> tuple[float, float]:
+        """95% interval of the share of photos that are right `[N]`, of all or of those inside."""
+        inside = torch.ones_like(right) if inside is None else inside
+        hits, group = right & inside, self.group_of_each
+        counts = int(hits.sum()), int(inside.sum())
+        if group is None:
+            return share_interval(*counts)
+        drawn = [(self.draws @ each.float()).double().numpy() for each in (hits, inside)]
+        return share_interval(*counts, (drawn[0], drawn[1]), len(group[inside].unique()))
 
     def worst(self, most: int) -> list[int]:
         """Indices of the wrong labels that it was surest of."""

@@ -2,17 +2,64 @@
 
 import math
 import statistics
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thaw.intervals import wilson
 
 BALANCED = ("balanced_acc", "f1", "worst_recall")  # as `by_class` calls them
+Z = 1.959963984540054  # of 95%
+Counts = NDArray[np.floating[Any]]
 
 
-def per_class(confusion: list[list[int]]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class with Wilson's intervals.
+@dataclass(frozen=True)
+class Drawn:
+    """Of photos that come in groups, what each class's counts are when whole groups are drawn.
+
+    Args:
+        hits: photos of the class that are right `[draws, classes]`; likewise `support`, photos of
+            the class, and `taken`, photos that are taken for it.
+        groups: how many groups have photos of the class `[classes]`; likewise `said`, photos that
+            are taken for it.
+    """
+
+    hits: Counts
+    support: Counts
+    taken: Counts
+    groups: list[int]
+    said: list[int]
+
+
+def share_interval(
+    hits: int, of: int, drawn: tuple[Counts, Counts] | None = None, groups: int = 0, z: float = Z
+) -> tuple[float, float]:
+    """95% interval of a share: Wilson's, or a wider one where photos come in groups.
+
+    What is alike in a group makes Wilson's too narrow, so whole groups are drawn (Field & Welsh
+    2007). If all photos are right, or none, all draws are the same: then it is so many groups that
+    are.
+
+    Args:
+        drawn: the two counts in each draw of whole groups `[draws]`; None without groups.
+        groups: that the photos are in.
+    """
+    low, high = wilson(hits, of, z)
+    if drawn is None:
+        return low, high
+    if hits in (0, of):
+        wide = wilson(groups * hits / of, groups, z)
+    else:
+        there = drawn[1] > 0
+        tail = statistics.NormalDist().cdf(-z)
+        wide = np.quantile(drawn[0][there] / drawn[1][there], [tail, 1 - tail]).tolist()
+    return min(low, wide[0]), max(high, wide[1])
+
+
+def per_class(confusion: list[list[int]], drawn: Drawn | None = None) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class with `share_interval`.
 
     None for a class that has no photos, and for the precision of one that is never predicted.
     F1 = 2J / (1 + J), where J is a share: of the photos that are of the class or taken for it,
@@ -23,7 +70,13 @@ def per_class(confusion: list[list[int]]) -> list[dict[str, Any]]:
         hits, support, taken = row[i], sum(row), sum(other[i] for other in confusion)
         facts: dict[str, Any] = {"support": support, "predicted": taken}
         for key, of in (("precision", taken), ("recall", support), ("f1", support + taken - hits)):
-            values = (hits / of, *wilson(hits, of)) if support and of else (None, None, None)
+            values = (None, None, None)
+            if support and of:
+                again = drawn and (drawn.hits[:, i], _of(drawn, key)[:, i])
+                groups = (
+                    0 if drawn is None else (drawn.said if key == "precision" else drawn.groups)[i]
+                )
+                values = (hits / of, *share_interval(hits, of, again, groups))
             if key == "f1":
                 values = tuple(None if v is None else 2 * v / (1 + v) for v in values)
             facts |= dict(zip((key, f"{key}_low", f"{key}_high"), values, strict=True))
@@ -31,20 +84,30 @@ def per_class(confusion: list[list[int]]) -> list[dict[str, Any]]:
     return rows
 
 
-def by_class(confusion: list[list[int]], classes: list[str]) -> dict[str, Any]:
+def _of(drawn: Drawn, key: str) -> Counts:
+    """What hits are a share of."""
+    if key == "f1":
+        return drawn.support + drawn.taken - drawn.hits
+    return drawn.taken if key == "precision" else drawn.support
+
+
+def by_class(
+    confusion: list[list[int]], classes: list[str], drawn: Drawn | None = None
+) -> dict[str, Any]:
     """What classes with few photos count in as much as others, with 95% intervals.
 
     `balanced_acc` is the mean of the recalls; its interval combines Wilson's of each (Zou & Donner
     2008, "MOVER"). `worst_recall` is the lowest recall, that of `worst_class`: the upper end is the
     lowest of all recalls' upper ends at 0.025 / classes, as any class may truly be the worst
     (Bonferroni), the lower the lowest of their lower ends. `f1` is the mean of the classes' F1, its
-    interval of 1000 bootstrap samples of the photos. Classes without photos have no say.
+    interval of 1000 bootstrap samples of the photos. Classes without photos have no say. Of photos
+    that come in groups whole groups are drawn (`drawn`), and no interval is narrower than without.
 
     >>> found = by_class([[9, 1], [0, 2]], ["a", "b"])
     >>> found["balanced_acc"], found["worst_recall"], found["worst_class"]
     (0.95, 0.9, 'a')
     """
-    rows = per_class(confusion)
+    rows = per_class(confusion, drawn)
     seen = [i for i, row in enumerate(rows) if row["support"]]
     recalls = {i: rows[i]["recall"] for i in seen}
     balanced = statistics.mean(recalls.values())
@@ -54,7 +117,21 @@ def by_class(confusion: list[list[int]], classes: list[str]) -> dict[str, Any]:
     )
     worst = min(seen, key=lambda i: (recalls[i], i))
     z = statistics.NormalDist().inv_cdf(1 - 0.025 / len(seen))
+    upper = [
+        share_interval(
+            *(confusion[i][i], sum(confusion[i])),
+            drawn and (drawn.hits[:, i], drawn.support[:, i]),
+            drawn.groups[i] if drawn else 0,
+            z,
+        )[1]
+        for i in seen
+    ]
     low, high = _f1_interval(confusion)
+    if drawn:
+        low, high = _wider(low, high, _f1(drawn.hits, drawn.support + drawn.taken)[:, seen])
+        recall = drawn.hits / np.where(drawn.support > 0, drawn.support, np.nan)
+        ends = _wider(balanced - below, balanced + above, recall[:, seen])
+        below, above = balanced - ends[0], ends[1] - balanced
     return {
         "balanced_acc": balanced,
         "balanced_acc_low": max(0.0, balanced - below),
@@ -64,7 +141,7 @@ def by_class(confusion: list[list[int]], classes: list[str]) -> dict[str, Any]:
         "f1_high": high,
         "worst_recall": recalls[worst],
         "worst_recall_low": min(rows[i]["recall_low"] for i in seen),
-        "worst_recall_high": min(wilson(confusion[i][i], sum(confusion[i]), z)[1] for i in seen),
+        "worst_recall_high": min(upper),
         "worst_class": classes[worst],
     }
 
@@ -81,9 +158,20 @@ def _f1_interval(confusion: list[list[int]]) -> tuple[float, float]:
         of[said] += drawn
         if label == said:
             hits[label] += drawn
-    scores = np.where(of > 0, 2 * hits / np.maximum(of, 1), np.nan)[counts.sum(axis=1) > 0]
+    scores = _f1(hits, of)[counts.sum(axis=1) > 0]
     low, high = np.quantile(np.nanmean(scores, axis=0), [0.025, 0.975])
     return float(low), float(high)
+
+
+def _f1(hits: Counts, of: Counts) -> Counts:
+    """F1, where `of` are the photos of a class and those that are taken for it, counted twice."""
+    return np.where(of > 0, 2 * hits / np.maximum(of, 1e-9), np.nan)
+
+
+def _wider(low: float, high: float, drawn: Counts) -> tuple[float, float]:
+    """An interval that also holds 95% of the means over the classes `[draws, classes]`."""
+    ends = np.quantile(np.nanmean(drawn, axis=1), [0.025, 0.975])
+    return min(low, float(ends[0])), max(high, float(ends[1]))
 
 
 def struggles(confusion: list[list[int]], classes: list[str]) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,13 +20,11 @@ from thaw.evaluation import figures as evaluate_figures
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.confusion import BALANCED, by_class, per_class, struggles
 from thaw.files import write_json
-from thaw.intervals import wilson as wilson
 from thaw.model import unsure
 
 BINS = 15  # of the calibration error, as Guo et al. 2017
 LISTED = 12  # photos among the worst mistakes, and among the least sure
 SETS = 0.95  # coverage of the prediction sets that are tried out
-RESAMPLES = 1000
 
 
 def scores(logits: Tensor, labels: Tensor, predicted: Tensor | None = None) -> dict[str, float]:
@@ -146,12 +143,12 @@ def facts(
         answers.predicted, answers.labels, len(answers.classes)
     ).tolist()
     confidence, correct = answers.confidence.tolist(), answers.correct.tolist()
-    classes = dict(zip(answers.classes, per_class(confusion), strict=True))
+    classes = dict(zip(answers.classes, per_class(confusion, answers.drawn), strict=True))
     return {
         "data": str(answers.root),
         "photos": len(answers.labels),
         "temperature": float(torch.as_tensor(answers.temperature).median()),
-        "scores": _scores(answers) | by_class(confusion, answers.classes),
+        "scores": _scores(answers) | by_class(confusion, answers.classes, answers.drawn),
         "struggles": struggles(confusion, answers.classes),
         "classes": classes,
         "confusion": confusion,  # a row a label, a column a prediction
@@ -170,33 +167,22 @@ def facts(
 
 
 def _scores(answers: Answers) -> dict[str, float]:
-    """Accuracy; loss, Brier and ECE with bootstrap intervals, and uncalibrated.
-
-    Where photos come in groups, whole groups are drawn (Field & Welsh 2007): what is alike in a
-    group would make the interval too narrow. That of accuracy is never narrower than Wilson's.
-    """
-    photos, labels, group = len(answers.labels), answers.labels, answers.group_of_each
-    units = photos if group is None else int(group.max()) + 1
+    """Accuracy; loss, Brier and ECE with bootstrap intervals, and uncalibrated."""
+    photos, labels, draws = len(answers.labels), answers.labels, answers.draws
     calibrated = answers.calibrated
     found = scores(calibrated, labels, answers.predicted)
-    low, high = wilson(int(answers.correct.sum()), photos)
+    low, high = answers.interval(answers.correct)
     values = {"acc": found["acc"], "acc_low": low, "acc_high": high}
+    if answers.group_of_each is not None:
+        values["groups"] = int(answers.group_of_each.max()) + 1
     losses = F.cross_entropy(calibrated, labels, reduction="none")
-    draws = np.random.default_rng(0).multinomial(
-        units, np.full(units, 1 / units), size=max(20, min(RESAMPLES, 10_000_000 // photos))
-    )
-    counts = torch.from_numpy(draws).float()  # how often each photo is drawn, [draws, N]
-    if group is not None:
-        counts = counts[:, group]
-        counts *= photos / counts.sum(dim=1, keepdim=True)  # groups differ in size
-        values |= _accuracy_by_group(answers, counts, units)
     for key, each in (("loss", losses), ("brier", _brier(answers.probabilities, labels))):
-        low, high = (counts @ each / photos).quantile(torch.tensor([0.025, 0.975])).tolist()
+        low, high = (draws @ each / photos).quantile(torch.tensor([0.025, 0.975])).tolist()
         values |= {key: float(each.mean()), f"{key}_low": low, f"{key}_high": high}
     gaps = F.one_hot(_bin(answers.confidence), BINS) * (
         answers.confidence - answers.correct.float()
     ).unsqueeze(1)
-    again = (counts @ gaps).abs().sum(dim=1) / photos
+    again = (draws @ gaps).abs().sum(dim=1) / photos
     # A calibration error is too large on few photos, and larger still when they are drawn again:
     # the basic bootstrap (Davison & Hinkley 1997) turns the interval over.
     high, low = (2 * found["ece"] - again.quantile(torch.tensor([0.025, 0.975]))).tolist()
@@ -211,17 +197,6 @@ def _scores(answers: Answers) -> dict[str, float]:
     if answers.prior:  # as if each class were equally likely, in test too
         values["ece_uncorrected"] = scores(answers.logits / answers.temperature, labels)["ece"]
     return values
-
-
-def _accuracy_by_group(answers: Answers, counts: Tensor, groups: int) -> dict[str, float]:
-    """The 95% interval of accuracy, of draws of whole groups `[draws, N]`."""
-    photos, right = len(answers.labels), int(answers.correct.sum())
-    low, high = wilson(right, photos)
-    if right in (0, photos):  # every draw is the same: so many groups, all alike
-        low, high = wilson(groups * right / photos, groups)
-    drawn = (counts @ answers.correct.float() / photos).quantile(torch.tensor([0.025, 0.975]))
-    values = {"acc_low": min(low, float(drawn[0])), "acc_high": max(high, float(drawn[1]))}
-    return {"groups": groups, **values}
 
 
 def _brier(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -241,7 +216,7 @@ def _reliability(answers: Answers) -> list[dict[str, float]]:
     for number in _bin(answers.confidence).unique().tolist():
         inside = _bin(answers.confidence) == number
         photos, right = int(inside.sum()), int((answers.correct & inside).sum())
-        low, high = wilson(right, photos)
+        low, high = answers.interval(answers.correct, inside)
         row = {"from": number / BINS, "to": (number + 1) / BINS, "photos": photos}
         row |= {"confidence": float(answers.confidence[inside].mean())}
         rows.append(row | {"acc": right / photos, "acc_low": low, "acc_high": high})
@@ -275,7 +250,7 @@ def _sets(answers: Answers, conformal: list[float]) -> dict[str, float] | None:
         return None
     inside = answers.probabilities >= cutoff
     inside[torch.arange(len(inside)), answers.predicted] = True
-    held = int(inside.gather(1, answers.labels[:, None]).sum())
-    low, high = wilson(held, len(inside))
-    share = {"held": held / len(inside), "held_low": low, "held_high": high}
+    held = inside.gather(1, answers.labels[:, None])[:, 0]
+    low, high = answers.interval(held)
+    share = {"held": float(held.double().mean()), "held_low": low, "held_high": high}
     return {"coverage": SETS, **share, "labels": float(inside.sum(dim=1).float().mean())}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thaw.evaluation.scores import scores, wilson
+from thaw.evaluation.scores import scores
 from thaw.model.prediction import columns
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
@@ -84,13 +84,10 @@ def metrics(
     """The flat contents of `metrics.json`: test on the best epoch, val and train of that epoch."""
     test = scores(results["logits"], results["label"], results["predicted"])
     photos = len(results["label"])
-    low, high = wilson(round(test["acc"] * photos), photos)
     best = history.best
     milliseconds, busy = latency(backbone)
     return {
         **{f"test/{key}": value for key, value in test.items()},
-        "test/acc_low": low,
-        "test/acc_high": high,
         "test/images": photos,
         **{key: value for key, value in best.items() if key.startswith(("val/", "train/"))},
         "best/epoch": best["epoch"],
