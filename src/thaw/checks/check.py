@@ -13,7 +13,16 @@ from rich.text import Text
 
 from thaw.checks import classes, duplicates, files, groups, labels, page, shortcuts
 from thaw.checks.facts import Looks, read_files
-from thaw.checks.findings import COLUMNS, ISSUES, Context, Finding, Result, several
+from thaw.checks.findings import (
+    COLUMNS,
+    DIRECTIONS,
+    ISSUES,
+    MANY,
+    Context,
+    Finding,
+    Result,
+    several,
+)
 from thaw.data.cache import FeatureCache
 from thaw.data.find import LeftOut, find
 from thaw.data.folder import PhotoFolder
@@ -197,7 +206,9 @@ def _predict(context: Context, seed: int) -> None:
     alike = [alike[i] for i in context.judged]
     context.folds = fold_of_each(samples, context.data.classes, folds, seed, alike)
     _, labels = context.labels.unique(return_inverse=True)
-    context.logits = out_of_fold(context.features[context.judged], labels, context.folds)
+    seen = context.features[context.judged]
+    directions = DIRECTIONS if len(seen) > MANY else None
+    context.logits = out_of_fold(seen, labels, context.folds, directions)
 
 
 # --- telling --------------------------------------------------------------------------------------

@@ -13,14 +13,25 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw.checks.findings import Context, Finding, Pair, Result, several
+from thaw.checks.findings import DIRECTIONS, MANY, Context, Finding, Pair, Result, several
 from thaw.data.photos import BrokenPhoto, load_photo
-from thaw.data.pixels.align import edges_alike, lay_over, sticks_out, turned
+from thaw.data.pixels.align import (
+    edges_alike,
+    lay_over,
+    sticks_out,
+    tangents,
+    turned,
+    unturned,
+)
 
 BLOCK = 1024  # photos that are compared with all others at once
 CHUNK = 512  # pairs that are laid over each other at once
 NEAREST = 3  # candidates a photo, by features; and by thumbnails
 ALIKE_FEATURES, ALIKE_THUMBNAILS = 0.3, 0.85  # of candidates, at least
+SMALL = 8  # pixels of the side, at which most candidates are dropped
+SPAN = 0.7  # of the one's deviation that the other explains, moved and scaled a little, or
+SPAN_ALIKE = 0.5  # that much where the features are alike
+CLEARLY = 0.1  # that a way to turn explains more than the next, which isn't tried then
 COARSE, FINE, LARGE = 16, 32, 128  # pixels of the side
 GREY = ((3, 0.45), (3, 0.6))  # steps at the coarse size, and how grey correlates after them
 ROUGHLY = 0.7  # edges at the coarse size, or a pair is dropped
@@ -109,33 +120,57 @@ def pairs(context: Context) -> list[Pair]:
 
 
 def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs `[P, 2]` of the nearest, the 2 likeliest ways to turn `[P, 2]`, and cosines `[P]`."""
-    features = F.normalize(features - features.mean(dim=0), dim=1)
-    hashes = torch.stack([_hash(turned(thumbnails, way)) for way in range(8)])  # [8, N, 64]
+    """Pairs `[P, 2]` of the nearest, the 2 likeliest ways to turn `[P, 2]`, and cosines `[P]`.
+
+    A way is -1 where the other is far more likely.
+    """
+    features = F.normalize(_fewer(features - features.mean(dim=0)), dim=1)
+    small = F.adaptive_avg_pool2d(thumbnails.float()[:, None], SMALL)[:, 0]
+    hashes = torch.stack([_hash(turned(small, way)) for way in range(8)])  # [8, N, 64]
     count, keys = len(features), []
     for start in range(0, count, BLOCK):
         rows = torch.arange(start, min(start + BLOCK, count))
-        earlier = torch.ones(len(rows), count - start).tril().bool()  # and itself
         for alike, least in (
             (features[rows] @ features[start:].T, ALIKE_FEATURES),
             (_nearest_way(hashes, rows), ALIKE_THUMBNAILS),
         ):
-            top = alike.masked_fill_(earlier, -2.0).topk(min(NEAREST, count - start), dim=1)
+            # Those before, and the photo itself, lie in the first columns.
+            alike[:, : len(rows)].masked_fill_(torch.ones(len(rows), len(rows)).tril().bool(), -2.0)
+            top = alike.topk(min(NEAREST, count - start), dim=1)
             row, column = (top.values >= least).nonzero(as_tuple=True)
             keys.append(rows[row] * count + start + top.indices[row, column])
     key = torch.cat(keys).unique()
     near = torch.stack((key // count, key % count), dim=1)
-    # Which way the second lies: told by its hash in each way, against the first's.
-    ways = torch.cat(
-        [
-            torch.stack([(hashes[0, p[:, 0]] * h[p[:, 1]]).sum(dim=1) for h in hashes], dim=1)
-            .topk(2, dim=1)
-            .indices
-            for p in near.split(BLOCK)
-        ]
-    )
     cosines = torch.cat([(features[p[:, 0]] * features[p[:, 1]]).sum(1) for p in near.split(BLOCK)])
-    return near, ways, cosines
+    ways, span = _ways(small, near)
+    keep = (span >= SPAN) | ((cosines >= SCENE_FEATURES) & (span >= SPAN_ALIKE))
+    return near[keep], ways[keep], cosines[keep]
+
+
+def _fewer(features: Tensor) -> Tensor:
+    """Features in the directions in which they vary most, which say who is near whom as well."""
+    if len(features) <= MANY or features.shape[1] <= DIRECTIONS:
+        return features
+    return features @ torch.linalg.eigh(features.T @ features).eigenvectors[:, -DIRECTIONS:]
+
+
+def _ways(small: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """The 2 likeliest ways to turn the second `[P, 2]`, and how much of the one the other then
+    explains, moved and scaled a little `[P]`.
+    """
+    ahead, back = (
+        torch.stack([_hash(turn(small, way)) for way in range(8)], dim=1)  # [N, 8, 64]
+        for turn in (turned, unturned)
+    )
+    basis, found = tangents(small), torch.empty(len(near), 8)
+    for start in range(0, len(near), BLOCK):
+        one, other = near[start : start + BLOCK].T
+        spans = [(back[one] @ basis[other]).norm(dim=2), (ahead[other] @ basis[one]).norm(dim=2)]
+        found[start : start + BLOCK] = torch.maximum(*spans)
+    top = found.topk(2, dim=1)
+    far = top.values[:, 1:] < top.values[:, :1] - CLEARLY
+    ways = torch.cat((top.indices[:, :1], top.indices[:, 1:].masked_fill(far, -1)), dim=1)
+    return ways, top.values[:, 0]
 
 
 def _nearest_way(hashes: Tensor, rows: Tensor) -> Tensor:
@@ -147,10 +182,10 @@ def _nearest_way(hashes: Tensor, rows: Tensor) -> Tensor:
     return best
 
 
-def _hash(images: Tensor) -> Tensor:
-    """Grey 8 × 8 of thumbnails, with mean 0 and length 1 `[N, 64]`."""
-    small = F.adaptive_avg_pool2d(images.float()[:, None], 8).flatten(1)
-    return F.normalize(small - small.mean(dim=1, keepdim=True), dim=1)
+def _hash(small: Tensor) -> Tensor:
+    """Grey 8 × 8 with mean 0 and length 1 `[N, 64]`."""
+    flat = small.flatten(1)
+    return F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
 
 
 def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,7 +193,8 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
     best, way = torch.zeros(len(near)), ways[:, 0].clone()
     for column in range(ways.shape[1]):
         for turn in range(8):
-            chosen = (ways[:, column] == turn).nonzero()[:, 0]
+            # Of a pair that is alike in its likeliest way, the other isn't tried.
+            chosen = ((ways[:, column] == turn) & (best < ROUGHLY)).nonzero()[:, 0]
             for some in chosen.split(CHUNK) if len(chosen) else ():
                 one = thumbnails[near[some, 0]].float()
                 other = turned(thumbnails[near[some, 1]], turn).float()

@@ -38,10 +38,11 @@ def find(context: Context) -> list[Result]:
         found.append(Finding("label", context.path(place), other, 1 - float(own[i]), detail))
     if not found:
         return []
-    chance = "" if by_chance is None else f" (about {by_chance:.0f} would by chance)"
-    sentence = f"{several(count, 'label looks', 'labels look')} wrong{chance}"
-    sentence += f", {len(found)} to look at"
-    advice = "The likeliest come first. Write label:NAME, drop or keep into check.csv."
+    sentence = several(count, "label looks", "labels look") + " wrong"
+    if by_chance is not None:
+        sentence += f" (if all were right, about {by_chance:.0f} would look so by chance)"
+    advice = f"Look at the {len(found)} likeliest, which come first in check.html and check.csv;"
+    advice += " write label:NAME, drop or keep."
     return [Result("label", sentence, advice, found)]
 
 

@@ -105,7 +105,7 @@ def cut_away(see: ImageClassification, width: int, height: int) -> float:
     return 1.0 - seen[0] * seen[1]
 
 
-def mean_cut_away(see: ImageClassification, photos: Sequence[Path], most: int = 500) -> float:
+def mean_cut_away(see: ImageClassification, photos: Sequence[str], most: int = 500) -> float:
     """Mean share of photos' areas that weights don't see; headers are read, of at most so many."""
     shares = []
     for path in photos[:: max(1, -(-len(photos) // most))]:

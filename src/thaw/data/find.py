@@ -57,42 +57,53 @@ def find(root: Path) -> Found:
     A file with a photo's extension is taken for one; whether it decodes comes later. A file without
     any extension is a photo if it begins as one. Links are followed, unless they lead in a circle.
     """
-    found = Found()
-    _walk(root, [], found)
-    found.photos.sort()
-    found.left_out.sort(key=lambda left: left.path)
-    return found
+    photos, left_out = walk(root)
+    return Found([*map(Path, photos)], left_out)
 
 
-def _walk(folder: Path, above: list[tuple[int, int]], found: Found) -> None:
+def walk(root: Path) -> tuple[list[str], list[LeftOut]]:
+    """As `find`, with paths as text: of 100,000 photos, making a `Path` of each takes a second."""
+    photos: list[str] = []
+    left_out: list[LeftOut] = []
+    _walk(str(root), [], photos, left_out)
+    left_out.sort(key=lambda left: left.path)
+    return photos, left_out
+
+
+def _walk(
+    folder: str, above: list[tuple[int, int]], photos: list[str], left_out: list[LeftOut]
+) -> None:
     try:
-        here = _identity(folder.stat())
-        entries = [*os.scandir(folder)]
+        here = _identity(os.stat(folder))
+        with os.scandir(folder) as inside:
+            entries = sorted(inside, key=lambda entry: entry.name)
     except OSError:
-        found.left_out.append(LeftOut(folder, "folder that can't be read"))
+        left_out.append(LeftOut(Path(folder), "folder that can't be read"))
         return
     if here in above:
-        found.left_out.append(LeftOut(folder, "link in a circle"))
+        left_out.append(LeftOut(Path(folder), "link in a circle"))
         return
     for entry in entries:
-        path = folder / entry.name
-        if entry.name == MANIFEST:
+        name, path = entry.name, os.path.join(folder, entry.name)
+        if name == MANIFEST:
             continue
-        if is_clutter(entry.name):
-            found.left_out.append(LeftOut(path, "hidden or of the system"))
+        if is_clutter(name):
+            left_out.append(LeftOut(Path(path), "hidden or of the system"))
             continue
         try:
-            mode = entry.stat().st_mode
+            if entry.is_dir():
+                _walk(path, [*above, here], photos, left_out)
+                continue
+            # Known without asking the disk, but for links.
+            regular = entry.is_file() or stat.S_ISREG(entry.stat().st_mode)
         except OSError as error:  # ELOOP: a link to itself
             reason = "dead link" if isinstance(error, FileNotFoundError) else "link in a circle"
-            found.left_out.append(LeftOut(path, reason))
+            left_out.append(LeftOut(Path(path), reason))
             continue
-        if stat.S_ISDIR(mode):
-            _walk(path, [*above, here], found)
-        elif reason := _no_photo(path, mode):
-            found.left_out.append(LeftOut(path, reason))
+        if reason := _no_photo(path, regular):
+            left_out.append(LeftOut(Path(path), reason))
         else:
-            found.photos.append(path)
+            photos.append(path)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -105,14 +116,14 @@ def is_clutter(name: str) -> bool:
     return name.startswith((".", "~$", *THUMBNAILS)) or name in SYSTEM
 
 
-def _no_photo(path: Path, mode: int) -> str:
+def _no_photo(path: str, regular: bool) -> str:
     """Why a file is left out; empty for a photo."""
-    if not stat.S_ISREG(mode):
+    if not regular:
         return "neither file nor folder"  # reading a pipe would wait forever
-    suffix = path.suffix.lower()
-    if suffix in EXTENSIONS:
+    if os.path.splitext(path)[1].lower() in EXTENSIONS:
         return ""
-    if not begins_as_photo(path):
+    suffix = Path(path).suffix.lower()
+    if not begins_as_photo(Path(path)):
         return suffix or "without extension"
     return f"{suffix} that is a photo by its content (rename it)" if suffix else ""
 

@@ -210,7 +210,9 @@ class PhotoFolder(LightningDataModule):
         self.told = [f"{warning[0].upper()}{warning[1:]}." for warning in settled.warnings]
         for warning in self.told:
             log.warning("%s", warning)
-        opened = [self.root / s.path for k in ("train", "val") for s in settled.splits[k]]
+        opened = [
+            os.path.join(self.root, s.path) for k in ("train", "val") for s in settled.splits[k]
+        ]
         if wrong := misnamed(opened):
             names = ", ".join(f"{count:,} {name}" for name, count in wrong.most_common())
             log.info("photos are known by their content, not by their name (%s)", names)
@@ -278,7 +280,7 @@ class PhotoFolder(LightningDataModule):
         paths = [sample.path for sample in self.splits[split]]
         unread = [path for path in paths if path not in self.contents]
         try:
-            found = self.known.digests([self.root / path for path in unread])
+            found = self.known.digests([os.path.join(self.root, path) for path in unread])
         except OSError:  # one at least is gone: ask for each
             found = [self._digest(path) for path in unread]
         self.contents.update(zip(unread, found, strict=True))

@@ -1,15 +1,16 @@
 """Photo files: decoding each the same way wherever Thaw meets it."""
 
 import hashlib
+import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image
 
@@ -121,7 +122,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 # --- many of them ---------------------------------------------------------------------------------
 
 
-Version = tuple[Path, int, int]  # path, bytes, time of change
+Version = tuple[str, int, int]  # path, bytes, time of change
+Name = TypeVar("Name", str, Path)  # of a file
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Seen:
     peak: tuple[str, float] | None
 
 
-def broken_photos(paths: list[Path]) -> dict[Path, str]:
+def broken_photos(paths: Sequence[Name]) -> dict[Name, str]:
     """Photos that don't decode, with the reason. JPEGs are decoded at 1/8 size, which is fast."""
     unseen = [path for path in paths if version(path) not in decoded]
     with ThreadPoolExecutor() as pool:
@@ -147,29 +149,29 @@ def broken_photos(paths: list[Path]) -> dict[Path, str]:
     return {path: seen for path, seen in found.items() if isinstance(seen, str)}
 
 
-def white_of(paths: list[Path]) -> dict[str, float]:
+def white_of(paths: Sequence[str | Path]) -> dict[str, float]:
     """What is white in photos of more than 8 bits, which `broken_photos` has seen; see `deep`."""
     return deep.white_of(seen.peak for _, seen in _seen(paths) if seen.peak)
 
 
-def misnamed(paths: list[Path]) -> Counter[str]:
+def misnamed(paths: Sequence[str | Path]) -> Counter[str]:
     """How many photos that `broken_photos` has seen have another format's name: `.jpg: PNG`."""
-    named = ((path.suffix.lower(), seen.format) for path, seen in _seen(paths))
+    named = ((os.path.splitext(path)[1].lower(), seen.format) for path, seen in _seen(paths))
     return Counter(f"{n}: {f}" for n, f in named if n and EXTENSIONS.get(n) != f)
 
 
-def _seen(paths: list[Path]) -> Iterator[tuple[Path, Seen]]:
+def _seen(paths: Sequence[str | Path]) -> Iterator[tuple[str | Path, Seen]]:
     for path in paths:
         if seen := decoded.get(version(path)):
             yield path, seen
 
 
-def digests(paths: list[Path]) -> list[str]:
+def digests(paths: Sequence[str | Path]) -> list[str]:
     """sha256 of files' bytes, which are read again only if their size or time has changed."""
     versions = [version(path) for path in paths]
     unread = [version for version in versions if version not in contents]
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda v: hashlib.sha256(v[0].read_bytes()).hexdigest(), unread)
+        found = pool.map(lambda v: hashlib.sha256(Path(v[0]).read_bytes()).hexdigest(), unread)
         contents.update(zip(unread, found, strict=True))
     return [contents[version] for version in versions]
 
@@ -179,16 +181,17 @@ decoded: dict[Version, Seen] = {}  # that decoded
 contents: dict[Version, str] = {}  # sha256
 
 
-def version(path: Path) -> Version:
+def version(path: str | Path) -> Version:
     """What tells whether a photo is still the one that was read."""
+    name = os.fspath(path)
     try:
-        stat = path.stat()
+        stat = os.stat(name)
     except OSError:  # a link that leads nowhere
-        return path, 0, 0
-    return path, stat.st_size, stat.st_mtime_ns
+        return name, 0, 0
+    return name, stat.st_size, stat.st_mtime_ns
 
 
-def _look(path: Path) -> Seen | str:
+def _look(path: str | Path) -> Seen | str:
     """What is to be known of a photo, or why it is broken."""
     with quiet:
         try:

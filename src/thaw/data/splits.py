@@ -62,7 +62,7 @@ def cut(
     off: set[int] = set()
     rest = []
     for group in order:
-        needs = Counter(samples[i].label for i in group)  # a group may be of several classes
+        needs = _labels(samples, group)
         if all(needs[label] <= wanted[label] for label in needs):
             off.update(group)
             for label in needs:
@@ -101,7 +101,7 @@ def folds(samples: Sequence[Sample], keys: Sequence[Hashable], k: int, seed: int
     held: list[Counter[int]] = [Counter() for _ in range(k)]
     found = [0] * len(samples)
     for group in groups:
-        needs = Counter(samples[i].label for i in group)
+        needs = _labels(samples, group)
         fold = min(
             range(k),
             key=lambda f: (sum(held[f][label] * n for label, n in needs.items()), held[f].total()),
@@ -109,6 +109,14 @@ def folds(samples: Sequence[Sample], keys: Sequence[Hashable], k: int, seed: int
         held[fold].update(needs)
         for i in group:
             found[i] = fold
+    return found
+
+
+def _labels(samples: Sequence[Sample], group: Sequence[int]) -> dict[int, int]:
+    """Photos of each class in a group, which may be of several."""
+    found: dict[int, int] = {}
+    for i in group:
+        found[samples[i].label] = found.get(samples[i].label, 0) + 1
     return found
 
 

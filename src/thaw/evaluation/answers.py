@@ -124,11 +124,13 @@ class Answers:
             return None
         classes = len(self.classes)
         of, said = F.one_hot(self.labels, classes), F.one_hot(self.predicted, classes)
-        counts = [(self.draws @ each.float()).double().numpy() for each in (of * said, of, said)]
-        groups = [
+        hits, support, taken = (
+            (self.draws @ each.float()).double().numpy() for each in (of * said, of, said)
+        )
+        groups, telling = (
             [len(group[each[:, c] > 0].unique()) for c in range(classes)] for each in (of, said)
-        ]
-        return Drawn(*counts, *groups)
+        )
+        return Drawn(hits, support, taken, groups, telling)
 
     def interval(self, right: Tensor, inside: Tensor | None = None) -> tuple[float, float]:
         """95% interval of the share of photos that are right `[N]`, of all or of those inside."""

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -173,7 +174,7 @@ def fit_line(backbone: Backbone, data: PhotoFolder) -> str:
     if data.fit != "crop":
         how = "squashed" if data.fit == "squash" else "padded with black"
         return f"{side}: whole photos, {how} (data.fit={data.fit})"
-    photos = [data.root / sample.path for sample in data.splits["train"]]
+    photos = [os.path.join(data.root, sample.path) for sample in data.splits["train"]]
     lost = mean_cut_away(backbone.transforms, photos)
     return f"{side}: {lost:.0%} of the photos' area is cut away (data.fit=crop)"
 

@@ -11,12 +11,14 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import PIL
 
 from thaw.data.photos import (
+    Name,
     Seen,
     Version,
     broken_photos,
@@ -43,7 +45,7 @@ class Known:
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
 
-    def digests(self, paths: Sequence[Path]) -> list[str]:
+    def digests(self, paths: Sequence[str | Path]) -> list[str]:
         """sha256 of each file's bytes.
 
         Raises:
@@ -57,11 +59,11 @@ class Known:
         found = zip(paths, versions, strict=True)  # one may have changed meanwhile
         return [contents.get(v) or digests([path])[0] for path, v in found]
 
-    def faults(self, paths: Sequence[Path]) -> dict[Path, str]:
+    def faults(self, paths: Sequence[Name]) -> dict[Name, str]:
         """Photos that don't decode, with the reason. Those are read again each time."""
         versions = [version(path) for path in paths]
         self._recall(SEEN, versions, decoded, _seen)
-        found: dict[Path, str] = {}
+        found: dict[Name, str] = {}
         for bunch in _bar([p for p, v in zip(paths, versions, strict=True) if v not in decoded]):
             broken = broken_photos(bunch)
             found |= broken
@@ -69,7 +71,7 @@ class Known:
             self._keep(SEEN, {v: json.dumps(asdict(decoded[v])) for v in fresh if v in decoded})
         return found
 
-    def alike(self, paths: Sequence[Path]) -> list[int]:
+    def alike(self, paths: Sequence[str | Path]) -> list[int]:
         """A number for each photo's content: photos of the same bytes have the same.
 
         Only photos of one size can be the same, so few are read.
@@ -133,18 +135,21 @@ class Known:
         return db
 
 
+@cache  # most photos are alike in it
 def _seen(value: str) -> Seen:
     facts = json.loads(value)
     peak = facts["peak"]
     return Seen(facts["format"], None if peak is None else (str(peak[0]), float(peak[1])))
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
     """A path as SQLite takes it: from the root on, and names needn't be UTF-8."""
-    name = os.path.abspath(path)
+    name = path if os.path.isabs(path) else os.path.abspath(path)
+    if name.isascii():
+        return name
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _bar(paths: list[Path]) -> Iterable[list[Path]]:
+def _bar(paths: list[Any]) -> Iterable[list[Any]]:
     bunches = [paths[i : i + BUNCH] for i in range(0, len(paths), BUNCH)]
     return steps(bunches, "reading photos", len(paths), each=BUNCH, quiet=len(paths) < MANY)

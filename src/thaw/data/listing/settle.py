@@ -1,5 +1,6 @@
 """Settle which photos are used, as what, in which split: the same again for the same settings."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ def settle(
     more, warned = _leave_out_broken(listing, wishes, known, done, before, out)
     problems += more
     warnings += warned
-    alike = known.alike([listing.root / entry.path for entry in listing.entries])
+    alike = known.alike([os.path.join(listing.root, entry.path) for entry in listing.entries])
     if wishes.check != "off":
         leaks, twice = faults.of_copies(listing.entries, alike, listing.splits)
         (problems if wishes.check == "strict" else warnings).extend(leaks)
@@ -114,7 +115,7 @@ def _leave_out_broken(
     before: Mapping[str, str] | None,
     out: Path | None,
 ) -> tuple[list[str], list[str]]:
-    places = {entry.path: listing.root / entry.path for entry in listing.entries}
+    places = {entry.path: os.path.join(listing.root, entry.path) for entry in listing.entries}
     reasons = known.faults(list(places.values()))
     broken = {path: reasons[place] for path, place in places.items() if place in reasons}
     file = None

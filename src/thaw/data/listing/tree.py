@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from thaw.data.find import LeftOut, find, is_clutter
+from thaw.data.find import is_clutter, walk
 
 CALLED = {  # what people call splits, in lower case
     "train": ("train", "training"),
@@ -23,11 +23,10 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        found = find(root)
-        begin = len(str(root / "x")) - 1
-        self.photos: list[Parts] = [tuple(str(p)[begin:].split(os.sep)) for p in found.photos]
-        self.left_out: list[LeftOut] = found.left_out
-        self.passed = {left.path for left in found.left_out}
+        photos, self.left_out = walk(root)
+        begin = len(os.path.join(root, ""))
+        self.photos: list[Parts] = [tuple(path[begin:].split(os.sep)) for path in photos]
+        self.passed = {left.path for left in self.left_out}
 
     def folders(self, below: Parts = ()) -> list[str]:
         """Folders in a folder, without what systems leave there."""

@@ -19,6 +19,28 @@ def turned(images: Tensor, way: int) -> Tensor:
     return torch.rot90(images.flip(-1) if way >= 4 else images, way % 4, (-2, -1))
 
 
+def unturned(images: Tensor, way: int) -> Tensor:
+    """What `turned` makes this way these images of."""
+    return turned(images, way if way >= 4 else -way % 4)
+
+
+def tangents(images: Tensor) -> Tensor:
+    """What small affine maps change in square images `[N, S, S]`: orthonormal `[N, S², 7]`.
+
+    An image, and its slopes times 1, x and y, span what it looks like when it is moved, scaled,
+    tilted or made brighter by a little (Simard, LeCun & Denker 1993, "tangent distance").
+    """
+    across = F.pad(images[..., 2:] - images[..., :-2], (1, 1))
+    down = F.pad(images[..., 2:, :] - images[..., :-2, :], (0, 0, 1, 1))
+    size = images.shape[-1]
+    axis = (torch.arange(size) + 0.5) * 2 / size - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    slopes = [slope * by for slope in (across, down) for by in (torch.ones(()), x, y)]
+    span = torch.stack((images, *slopes), dim=1).flatten(2)
+    span = span - span.mean(dim=2, keepdim=True)
+    return torch.linalg.qr(F.normalize(span, dim=2).transpose(1, 2)).Q
+
+
 def lay_over(
     one: Tensor, other: Tensor, size: int, theta: Tensor | None = None, steps: int = STEPS
 ) -> tuple[Tensor, Tensor]:
