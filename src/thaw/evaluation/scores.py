@@ -147,7 +147,7 @@ def facts(
     return {
         "data": str(answers.root),
         "photos": len(answers.labels),
-        "temperature": float(torch.as_tensor(answers.temperature).median()),
+        "temperature": float(torch.as_tensor(answers.temperature, dtype=torch.double).median()),
         "scores": _scores(answers) | by_class(confusion, answers.classes, answers.drawn),
         "struggles": struggles(confusion, answers.classes),
         "classes": classes,
