@@ -122,7 +122,7 @@ def pairs(context: Context) -> list[Pair]:
 def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs `[P, 2]` of the nearest, the 2 likeliest ways to turn `[P, 2]`, and cosines `[P]`.
 
-    A way is -1 where the other is far more likely.
+    A way is -1 where nothing lines up in it, or far more does in the other.
     """
     features = F.normalize(_fewer(features - features.mean(dim=0)), dim=1)
     small = F.adaptive_avg_pool2d(thumbnails.float()[:, None], SMALL)[:, 0]
@@ -142,9 +142,11 @@ def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, T
     key = torch.cat(keys).unique()
     near = torch.stack((key // count, key % count), dim=1)
     cosines = torch.cat([(features[p[:, 0]] * features[p[:, 1]]).sum(1) for p in near.split(BLOCK)])
-    ways, span = _ways(small, near)
-    keep = (span >= SPAN) | ((cosines >= SCENE_FEATURES) & (span >= SPAN_ALIKE))
-    return near[keep], ways[keep], cosines[keep]
+    ways, spans = _ways(small, near)
+    least = torch.full_like(cosines, SPAN).masked_fill(cosines >= SCENE_FEATURES, SPAN_ALIKE)
+    likely = (spans >= least[:, None]) & (spans >= spans[:, :1] - CLEARLY)
+    keep = likely[:, 0]
+    return near[keep], ways.masked_fill(~likely, -1)[keep], cosines[keep]
 
 
 def _fewer(features: Tensor) -> Tensor:
@@ -156,7 +158,7 @@ def _fewer(features: Tensor) -> Tensor:
 
 def _ways(small: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """The 2 likeliest ways to turn the second `[P, 2]`, and how much of the one the other then
-    explains, moved and scaled a little `[P]`.
+    explains, moved and scaled a little `[P, 2]`.
     """
     ahead, back = (
         torch.stack([_hash(turn(small, way)) for way in range(8)], dim=1)  # [N, 8, 64]
@@ -168,9 +170,7 @@ def _ways(small: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
         spans = [(back[one] @ basis[other]).norm(dim=2), (ahead[other] @ basis[one]).norm(dim=2)]
         found[start : start + BLOCK] = torch.maximum(*spans)
     top = found.topk(2, dim=1)
-    far = top.values[:, 1:] < top.values[:, :1] - CLEARLY
-    ways = torch.cat((top.indices[:, :1], top.indices[:, 1:].masked_fill(far, -1)), dim=1)
-    return ways, top.values[:, 0]
+    return top.indices, top.values
 
 
 def _nearest_way(hashes: Tensor, rows: Tensor) -> Tensor:
