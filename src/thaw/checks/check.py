@@ -15,9 +15,7 @@ from thaw.checks import classes, duplicates, files, groups, labels, page, shortc
 from thaw.checks.facts import Looks, read_files
 from thaw.checks.findings import (
     COLUMNS,
-    DIRECTIONS,
     ISSUES,
-    MANY,
     Context,
     Finding,
     Result,
@@ -206,9 +204,7 @@ def _predict(context: Context, seed: int) -> None:
     alike = [alike[i] for i in context.judged]
     context.folds = fold_of_each(samples, context.data.classes, folds, seed, alike)
     _, labels = context.labels.unique(return_inverse=True)
-    seen = context.features[context.judged]
-    directions = DIRECTIONS if len(seen) > MANY else None
-    context.logits = out_of_fold(seen, labels, context.folds, directions)
+    context.logits = out_of_fold(context.features[context.judged], labels, context.folds)
 
 
 # --- telling --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw.checks.findings import DIRECTIONS, MANY, Context, Finding, Pair, Result, several
+from thaw.checks.findings import Context, Finding, Pair, Result, several
 from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.data.pixels.align import (
     edges_alike,
@@ -28,6 +28,8 @@ BLOCK = 1024  # photos that are compared with all others at once
 CHUNK = 512  # pairs that are laid over each other at once
 NEAREST = 3  # candidates a photo, by features; and by thumbnails
 ALIKE_FEATURES, ALIKE_THUMBNAILS = 0.3, 0.85  # of candidates, at least
+MANY = 2000  # photos, from which on features are looked at in their main directions alone
+DIRECTIONS = 256
 SMALL = 8  # pixels of the side, at which most candidates are dropped
 SPAN = 0.7  # of the one's deviation that the other explains, moved and scaled a little, or
 SPAN_ALIKE = 0.5  # that much where the features are alike

@@ -23,8 +23,6 @@ ISSUES = (
     *("unreadable", "leak", "two_labels", "label", "duplicate", "near_duplicate"),
     *("shortcut", "group", "class", "small_class", "crop", "format"),
 )
-MANY = 2000  # photos, from which on features are looked at in their main directions alone
-DIRECTIONS = 256
 COLUMNS = ("issue", "path", "other", "score", "detail", "action")  # of check.csv
 
 
