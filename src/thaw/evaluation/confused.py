@@ -88,7 +88,9 @@ def standing_out(facts: dict[str, Any], figure: "Figure") -> None:
     counts, classes = np.array(facts["confusion"]), list(facts["classes"])
     left, right = figure.subplots(1, 2)
     wrong = np.where(np.eye(len(classes), dtype=bool), 0, counts)
-    order = np.argsort(-wrong, axis=None, kind="stable")[: min(LISTED, np.count_nonzero(wrong))]
+    least = min(2, int(wrong.max()))  # what happened once says little, if anything did more often
+    shown = min(LISTED, np.count_nonzero(wrong >= max(least, 1)))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:shown]
     pairs = [np.unravel_index(place, wrong.shape) for place in order]
     photos = [wrong[pair] for pair in pairs]
     left.barh(range(len(pairs)), photos, color=RED, height=0.7)

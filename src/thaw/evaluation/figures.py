@@ -217,9 +217,9 @@ def _risk_coverage(answers: "Answers", unsure: dict[str, Any] | None) -> "Figure
         axes.annotate(
             note,
             (point, unsure["error"]),
-            (-8, 10),
+            (8 if point < 0.3 else -8, 10),
             textcoords="offset points",
-            ha="right",
+            ha="left" if point < 0.3 else "right",
             color=RED,
         )
     promise = unsure and unsure.get("promise")
