@@ -163,12 +163,12 @@ def test_best_tries_ways_and_tests_one(call_script, words, tmp_path, monkeypatch
         PhotoFolder, "test_dataloader", lambda data: opened.append(1) or ordinary(data)
     )
     out = tmp_path / "out"
-    done = call_script("best", *words, "minutes=2", "--out", out)
+    done = call_script("best", *words, "minutes=20", "--out", out)
     assert done.code == 0, done.err
     assert len(opened) == 1
     log = json.loads((out / "best.json").read_text())
     assert log["state"] == "done"
-    assert log["spent"] < 120
+    assert log["spent"] < 20 * 60  # it ends when there is nothing more to try
     steps = [entry["what"] for entry in log["log"]]
     assert any("full, part 1" in step for step in steps)
     (winner,) = runs(out).values()  # others are removed
@@ -177,7 +177,7 @@ def test_best_tries_ways_and_tests_one(call_script, words, tmp_path, monkeypatch
     assert not (out / "tries" / "now").exists()
     assert thaw.load(out).classes == ["blue", "green", "red"]
     assert "test accuracy" in done.out
-    assert "is finished" in call_script("best", *words, "minutes=2", "--out", out).err
+    assert "is finished" in call_script("best", *words, "minutes=20", "--out", out).err
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def test_a_budget_that_is_far_too_small_still_ends_in_a_model(call_script, words
     assert done.code == 0, done.err
     assert time.monotonic() - began < 60
     (name,) = runs(out)
-    assert name.startswith("shufflenet_v2_x0_5_head_only")
+    assert name.startswith("shufflenet_v2_x0_5_probe")
     assert "no time" in (out / "log.md").read_text()
 
 

@@ -1,9 +1,10 @@
 """Which of two ways to train is taken, by what each says of photos that it hasn't seen.
 
 The rule is the one-standard-error rule of Breiman et al. 1984 ("Classification and Regression
-Trees", 3.4.3), on pairs: the simpler way stays unless the other's loss is lower by more than one
-standard error of the difference, photo by photo. Loss is cross-entropy after a temperature: of few
-photos it tells more than accuracy does, and how sure a way is gets calibrated at the end anyway.
+Trees", 3.4.3), on pairs: ways are tried from the simple to the complex, and the one that leads
+stays unless another's loss is lower by more than one standard error of the difference, photo by
+photo. Loss is cross-entropy after a temperature: of few photos it tells more than accuracy does,
+and how sure a way is gets calibrated at the end anyway.
 """
 
 import math

@@ -9,8 +9,8 @@ from thaw.data.splits import Sample
 from thaw.launch import conf
 from thaw.shortlist.words import Net
 
-HEAD = "head_only"  # of a frozen net, on cached features
-THAWS = ("full", "last_block")  # tried in this order where there is time
+HEAD = "probe"  # of a frozen net, on cached features
+THAWS = ("last_block", "full")  # from the simple to the complex
 AT_LEAST = 3.0  # times a forward pass that a photo takes in training: forward, and backward twice
 
 
@@ -36,12 +36,13 @@ class Way:
 class Cost:
     """Seconds that training takes: before the first step, and for a photo in all its epochs.
 
-    `val` is a val photo's part, in all epochs and once more at the end.
+    `val` is a val photo's part, in all epochs and once more at the end; `look` is once.
     """
 
     start: float
     train: float
     val: float
+    look: float
 
     def of(self, train: int, val: int) -> float:
         """Of so many photos."""

@@ -106,6 +106,7 @@ def _search(found: Search, nets: Sequence[Net], cache: FeatureCache, trainer: Tr
     say(f"photos  {found.data.root}: {len(found.data.classes)} classes, {counts}")
     if budget.before:
         say(f"        going on in {diary.folder}, after {told(budget.before)}")
+    found.overhead = budget.spent - budget.before
     heads = probe(found, look_at(found, nets, cache, trainer))
     leader = first_model(found, heads)
     leader = thaw(found, leader, heads)

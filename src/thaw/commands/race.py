@@ -38,28 +38,34 @@ def _try(found: Search, way: Way, leader: Way) -> Way:
     budget, diary = found.budget, found.diary
     logits = diary.said(way.name, len(found.samples), len(found.data.classes))
     found.said[way.name] = logits
-    further = max(0.0, end_of(found, way) - budget.kept)  # if it should win
     cost: Cost | None = None
     try:
         for part in range(int(found.fold.max()) + 1):
             inside = found.fold == part
             fight = duel(logits, found.said[leader.name], found.labels)
-            if asked(logits)[inside].all():
-                continue
+            if asked(logits)[inside].all() or not asked(found.said[leader.name])[inside].all():
+                continue  # what the one that leads wasn't asked compares nothing
             if (fight.clear and fight.behind) or (part > 1 and (fight.clear or fight.behind)):
                 break
+            further = max(0.0, end_of(found, way) - budget.kept)  # if it should win
             if cost is None:
                 least = at_least(found, way)
                 if not budget.fits(least + further):
-                    diary.add(f"try {way.name}", f"would take {told(least)} or more", "no time")
+                    said = f"would take {told(least)} or more, and {told(further)} at the end"
+                    diary.add(f"try {way.name}", said, "no time")
                     break
                 cost = tries.measure(way, found.shared, diary.folder / "tries/now", found.data)
+                found.paces[way.name] = cost.look
+                further = max(0.0, end_of(found, way) - budget.kept)
             seconds = cost.of(len(inside) - int(inside.sum()), int(inside.sum()))
             if not budget.fits(seconds + further):
                 said = f"would take {told(seconds)}"
                 diary.add(f"try {way.name}, part {part + 1}", said, "no time")
                 break
+            before = budget.spent
             logits[inside] = _asked(found, way, part)
+            found.slower = max(1.0, (budget.spent - before) / seconds)
+            budget.kept = end_of(found, leader)
             diary.remember(way.name, logits)
             fight = duel(logits, found.said[leader.name], found.labels)
             diary.add(f"try {way.name}, part {part + 1}", f"against {leader.name}: {fight}")
@@ -102,7 +108,7 @@ def _decide(found: Search, way: Way, leader: Way) -> Way:
             str(fight),
             f"{way.name} leads: better by more than a standard error"
             if wins
-            else f"{leader.name} stays: it is simpler, and not worse by more than a standard error",
+            else f"{leader.name} stays: it isn't beaten by more than a standard error",
         )
     loser = leader if wins else way
     if wins:

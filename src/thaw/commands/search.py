@@ -22,7 +22,6 @@ from thaw.data.splits import Sample
 from thaw.errors import UserError
 from thaw.evaluation.scores import scores
 from thaw.launch import cli
-from thaw.report.terminal import percent
 from thaw.shortlist.words import Net
 from thaw.training.probe.folds import fold_of_each, out_of_fold
 from thaw.training.probe.inputs import USED
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 NETS = 0.4  # share of what is left that features of further nets may take
 MEASURE = 0.15  # share of all that is spent when no further net is measured
 FOLDS = 5  # parts of the photos, val among them; each way is asked about one after another
-END = 8.0  # seconds for figures, the bundle and the report, on an idle machine
 
 
 @dataclass
@@ -49,7 +47,11 @@ class Search:
     samples: list[Sample]
     labels: Tensor
     fold: Tensor
-    paces: dict[str, float] = field(default_factory=dict)  # seconds a photo, by a net's name
+    paces: dict[str, float] = field(default_factory=dict)  # seconds a photo, by net or by way
+    overhead: float = (
+        0.0  # seconds that it took to begin; building, figures and report take as long
+    )
+    slower: float = 1.0  # times a forecast that the last training took, if more than 1
     said: dict[str, Tensor] = field(default_factory=dict)  # by a way's name
     fitted: Training | None = None  # the run that was fitted last, until it is decided on
 
@@ -112,7 +114,8 @@ def look_at(
 def end_of(found: Search, way: Way) -> float:
     """Seconds from the last decision on: what isn't in the cache is seen once more, and test."""
     photos = len(found.data.splits["test"]) + (len(found.samples) if way.recipe != HEAD else 0)
-    return END + found.paces[way.net.name] * photos
+    pace = max(found.paces[way.net.name], found.paces.get(way.name, 0.0))
+    return found.slower * (found.overhead + pace * photos)
 
 
 def probe(found: Search, looks: Sequence[Look]) -> list[Way]:
@@ -139,7 +142,7 @@ def probe(found: Search, looks: Sequence[Look]) -> list[Way]:
             values = scores(logits, found.labels)
             diary.add(
                 what,
-                f"a probe gets {percent(values['acc']).strip()} of {len(logits)} photos right that"
+                f"a probe gets {values['acc']:.1%} of {len(logits)} photos right that"
                 f" it hasn't seen, loss {values['loss']:.3f}",
             )
         found.said[way.name] = logits

@@ -116,9 +116,9 @@ def measure(way: Way, shared: Sequence[str], folder: Path, data: PhotoFolder) ->
     start = time.perf_counter() - began - watch.busy
     epochs = {name: phase.get("epochs", 0) for name, phase in cfg.finetune.phases.items()}
     train = sum(epochs[name] * pace for name, pace in watch.train.items())
-    again = list(watch.val.values())[-1:]  # what the last epoch's net says
-    val = sum(epochs[name] * pace for name, pace in watch.val.items()) + sum(again)
-    return Cost(start, train, val)
+    look = [*watch.val.values()][-1]  # of what the last epoch's net says
+    val = sum(epochs[name] * pace for name, pace in watch.val.items()) + look
+    return Cost(start, train, val, look)
 
 
 def fold(
