@@ -553,7 +553,10 @@ def test_a_sweep_gets_its_leaderboard(call, sweep):
     assert max(map(len, out.splitlines())) <= 80
     assert "1  squeezenet1_0  0.300 ± 0.000  90.0 ± 0.0  100.0 ± 0.0  94.0–100.0" in out
     assert "(p = 0.002)" in " ".join(out.split())
-    assert out.splitlines()[-1].split() == ["figures", "sweep/figures"]
+    assert out.splitlines()[-1].split() == ["report", "sweep/report.html"]
+    page = (sweep / "report.html").read_text(encoding="utf-8")
+    assert "squeezenet1_0 beats resnet18" in page
+    assert page.count("<tr") == 1 + 2 + 1 + 1, "a table of two, and one pair"
     code, out, _ = call("sweep", columns=200)
     assert out.splitlines()[0].split()[:2] == ["#", "configuration"]
     assert out.splitlines()[0].split()[-1] == "ms"

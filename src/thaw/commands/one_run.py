@@ -34,6 +34,8 @@ from thaw.nets.backbone import Backbone
 from thaw.nets.fit import seen
 from thaw.report import loggers, terminal
 from thaw.report import metrics as report
+from thaw.report.board import result
+from thaw.report.board.logger import Live
 from thaw.report.movement import Movement
 from thaw.report.page import write as page
 from thaw.runs.folder import RunFolder, plain
@@ -50,7 +52,6 @@ from thaw.training.schedule import Schedule
 from thaw.training.trainer import check_trainer, make_trainer
 from thaw.training.unfreezing import MONITOR, StagedUnfreezing
 
-LISTED = ("data", "finetune", "optimizer", "augment", "loss")  # groups that loggers are told of
 T = TypeVar("T")
 
 
@@ -218,10 +219,11 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     extractor = Extractor(parts.cache, backbone, data, fuse)
     work = FrozenWork(extractor, schedule, staged)
     saved = Checkpoints(run.checkpoints, staged, history)
-    shown, own = terminal.Terminal(staged, history), plugins.PlainStates(parts.callbacks)
+    own = plugins.PlainStates(parts.callbacks)
     solving = Solving(extractor, staged, module.loss)
     # Last comes what writes checkpoints, with what the others keep.
-    callbacks = [staged, work, history, shown, solving, own, movement, *parts.callbacks, saved]
+    told = (terminal.Terminal(staged, history), Live(staged), movement)
+    callbacks = [staged, work, history, *told, solving, own, *parts.callbacks, saved]
     trainer = make_trainer(parts.trainer, schedule.epochs, callbacks, parts.loggers)
     if not history.val:
         trainer.limit_val_batches = 0
@@ -235,6 +237,7 @@ def begin(training: Training, parts: Parts) -> None:
     device = trainer.strategy.root_device
     facts = report.environment(parts.seed, device) | {"settings": parts.settings}
     run.begin(data.describe_splits(), facts)
+    loggers.begin(parts.loggers, parts.settings)
     training.extractor.on(trainer)
     if parts.schedule.lr_find:
         found = (training.module, data, parts.schedule, training.work)
@@ -316,15 +319,15 @@ def leave(
     facts |= found.bundle
     bundled = (run.path / "model", backbone, data.classes, tested.familiar)
     metrics["model/bytes"] = bundle.save(*bundled, **facts)
-    settings = {group: choices[group] for group in LISTED}
-    settings |= {"arch": choices["arch"], "seed": parts.seed, "batch_size": data.batch_size}
-    settings |= {"lr": parts.schedule.phases[0].lr}
-    final = report.final(metrics, [f"test/{name}" for name in further])
-    loggers.log_result(parts.loggers, settings, final, training.trainer.global_step)
     known = tested.familiar.familiarity(test["features"]) if "share" in unfamiliar else None
     labels = [s.label for s in samples]
     files.write_json(run.path / "stages.json", training.movement.facts())
     run.results(metrics, report.predictions(photos, labels, test, data.classes, known))
     page.write(run.path)
+    settings = loggers.varying(choices, parts.settings)
+    board = result.Told(run.path, data, backbone, training.movement, test, photos, settings)
+    step = training.trainer.global_step
+    told = report.final(metrics, [f"test/{name}" for name in further])
+    loggers.log_result(parts.loggers, settings, told, step, partial(result.tell, board, step))
     run.finish()
     terminal.show_result(metrics, found.struggles, run)

@@ -1,13 +1,17 @@
 """What other programs are told of a run: TensorBoard, CSV files, MLflow, Weights & Biases."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from thaw.escape import printable
 from thaw.training.plugins import all_made, plain_node
+
+GROUPS = ("arch", "data", "finetune", "optimizer", "augment", "loss")
+ASIDE = ("resume", "resume_with_changes", "debug", "cache", "logger", "callbacks", "metrics")
 
 
 def make_loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
@@ -28,17 +32,70 @@ def make_loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
     return list(all_made("logger", told, Logger).values())
 
 
-def log_result(
-    loggers: Sequence[Logger], settings: Mapping[str, Any], metrics: Mapping[str, float], step: int
-) -> None:
-    """Tell each logger the run's short settings and what came out; TensorBoard's HPARAMS tab."""
+def begin(loggers: Sequence[Logger], settings: Mapping[str, Any]) -> None:
+    """Have all settings in TensorBoard's `hparams.yaml`, which is written when training begins."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(dict(settings), dict(metrics))
+            assert isinstance(logger.hparams, dict)
+            logger.hparams.update(settings)
+
+
+def log_result(
+    loggers: Sequence[Logger],
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    step: int,
+    board: Callable[[TensorBoardLogger], None] | None = None,
+) -> None:
+    """Tell each logger the run's settings and what came out.
+
+    Args:
+        settings: as `varying` gives them.
+        board: tells TensorBoard all else.
+    """
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            hparams(logger.experiment, settings)
         else:
             logger.log_hyperparams(dict(settings))
-            logger.log_metrics(dict(metrics), step)
+        logger.log_metrics(dict(metrics), step)
+        if isinstance(logger, TensorBoardLogger) and board is not None:
+            board(logger)
         logger.save()
+
+
+def varying(choices: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that may tell runs apart: the file that each group chose, and each setting by its key.
+
+    Args:
+        settings: all of them, nested.
+    """
+    chosen = {group: choices[group] for group in GROUPS if group in choices}
+    return chosen | dict(_leaves({k: v for k, v in settings.items() if k not in ASIDE}))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif not name.startswith("_") and "${" not in str(value):
+            yield f"{prefix}{name}", value
+
+
+def hparams(writer: Any, settings: Mapping[str, Any]) -> None:
+    """The run's settings for the HPARAMS tab, which itself finds out what varies.
+
+    Without an `Experiment`, whose list of columns would be that of one run only.
+    """
+    from torch.utils.tensorboard.summary import hparams as summaries
+
+    known = {
+        key: value if isinstance(value, bool | int | float) else printable(str(value))
+        for key, value in settings.items()
+    }
+    _, start, end = summaries(known, {})
+    for summary in (start, end):
+        writer._get_file_writer().add_summary(summary)
 
 
 @contextmanager

@@ -177,13 +177,24 @@ def predictions(
 
 def final(metrics: Mapping[str, Any], further: Sequence[str] = ()) -> dict[str, float]:
     """What loggers are told at the end, and TensorBoard's HPARAMS tab lists."""
-    return {
+    photos = metrics.get("val/images", 0)
+    low, high = wilson(metrics["val/acc"] * photos, photos) if photos else (None, None)
+    seconds = [metrics.get(f"seconds/{what}") for what in ("fit", "test")]
+    told = {
         "test/acc": metrics["test/acc"],
         "test/loss": metrics["test/loss"],
-        "test/balanced_acc": metrics["test/balanced_acc"],
-        "test/f1": metrics["test/f1"],
-        "test/worst_recall": metrics["test/worst_recall"],
-        "best/val_acc": metrics["val/acc"],
-        "best/val_loss": metrics["val/loss"],
+        "result/test_acc_low": metrics.get("test/acc_low"),
+        "result/test_acc_high": metrics.get("test/acc_high"),
+        "result/balanced_acc": metrics["test/balanced_acc"],
+        "result/worst_recall": metrics["test/worst_recall"],
+        "result/f1": metrics["test/f1"],
+        "result/ece": metrics.get("test/ece"),
+        "result/val_acc": metrics["val/acc"],  # of the epoch that is kept
+        "result/val_acc_low": low,
+        "result/val_acc_high": high,
+        "result/val_loss": metrics["val/loss"],
+        "result/seconds": sum(filter(None, seconds)) or None,
+        "result/model_MB": metrics["model/bytes"] / 1e6 if "model/bytes" in metrics else None,
         **{name: metrics[name] for name in further},
     }
+    return {name: value for name, value in told.items() if value is not None}

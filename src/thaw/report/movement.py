@@ -18,14 +18,14 @@ class Movement(Callback):
     digests of `StagedUnfreezing` say that they are the same bit for bit.
 
     Args:
-        backbone: with the weights that training begins with; a new head has no way to measure.
+        backbone: with the weights that training begins with, those of a new head too.
     """
 
     def __init__(self, backbone: Backbone, staged: StagedUnfreezing) -> None:
         self.backbone, self.staged = backbone, staged
         schedule = staged.schedule
         parts = [schedule.trained(phase, backbone) for phase in schedule.phases]
-        thawed = {stage for stages, norms in parts for stage in (*stages, *norms)} - {"head"}
+        thawed = {stage for stages, norms in parts for stage in (*stages, *norms)}
         self.began = {
             stage: {
                 name: tensor.detach().clone()
@@ -53,7 +53,9 @@ class Movement(Callback):
     def of_parameters(self) -> dict[str, Tensor]:
         """Stage → relative distance |w - w0| / |w0| of each of its parameters, `[parameters]`."""
         return {
-            stage: torch.stack([_apart([now[name]], [old]) for name, old in before.items()])
+            stage: torch.stack(
+                [_apart([now[name]], [old]) for name, old in before.items() if old.any()]
+            )
             for stage, before in self.began.items()
             if (now := self.backbone.named_parameters_of(stage))
         }
@@ -89,7 +91,7 @@ class Movement(Callback):
                     "name": stage,
                     "parameters": backbone.num_parameters(stage),
                     "lr": list(rates[stage]),
-                    "moved": moved.get(stage),
+                    "moved": None if stage == "head" else moved.get(stage),
                 }
                 for stage in backbone.stages
             ],

@@ -24,6 +24,7 @@ MOVED = {
     "thaw.forgetting_figure.ForgettingFigure": "thaw.sweeps.forgetting.ForgettingFigure",
     "thaw.study.Study": "thaw.sweeps.study.Study",
     "thaw.slurm.Requeue": "thaw.launch.slurm.Requeue",
+    "lightning.pytorch.loggers.TensorBoardLogger": "thaw.report.board.logger.Board",
     "thaw.cli.ConsoleHandler": "thaw.launch.cli.ConsoleHandler",
 }
 

@@ -36,6 +36,7 @@ class StagedUnfreezing(Callback):
         self.frozen: dict[str, str] = {}
         self.best_loss, self.stale = math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
+        self.moving: set[str] = set()  # stages that train in one phase or another
         self.applied: str | None = None  # the phase that this process trains
         self.verified: list[str] = []  # phases after which what they froze was found unchanged
         self.changed: dict[str, list[str]] = {}  # phase → stages that weren't
@@ -68,7 +69,10 @@ class StagedUnfreezing(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the phase; Lightning skips `on_train_epoch_start` where it resumes in an epoch."""
-        self.schedule.apply(self.phase, _backbone(pl_module).train())
+        backbone = _backbone(pl_module).train()
+        self.schedule.apply(self.phase, backbone)
+        parts = [self.schedule.trained(phase, backbone) for phase in self.schedule.phases]
+        self.moving = {stage for stages, norms in parts for stage in (*stages, *norms)}
         trainer.should_stop = self.finished  # resumed between the last epoch and the test
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +97,8 @@ class StagedUnfreezing(Callback):
             group["lr"] = rates[group["stage"]]
         if batch_idx == 0 or self.phase.warmup or self.phase.anneal != "none":
             for logger in trainer.loggers:
-                logger.log_metrics({f"lr/{s}": lr for s, lr in rates.items()}, trainer.global_step)
+                told = {f"lr/{s}": lr for s, lr in rates.items() if s in self.moving}
+                logger.log_metrics(told, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide, on val, whether the phase is over; the checkpoint is written after this."""

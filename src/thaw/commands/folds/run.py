@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from thaw.checks import quick
 from thaw.commands.folds.refit import refit
-from thaw.commands.one_run import LISTED, Parts, build, one_run
+from thaw.commands.one_run import Parts, build, one_run
 from thaw.data.folder import PhotoFolder
 from thaw.data.listing.listed import few
 from thaw.data.splits import NAMES, cut, folds, together
@@ -191,9 +191,7 @@ def leave(
     metrics |= parts.data.counts()
     if cfg.refit or (run.path / "refit").is_dir():  # or it broke off there
         metrics |= refit(cfg, run, parts.data, found, metrics)
-    settings = {group: choices[group] for group in (*LISTED, "arch")}
-    settings |= {"seed": parts.seed, "batch_size": parts.data.batch_size}
-    settings |= {"lr": parts.schedule.phases[0].lr, "folds": metrics["folds"]}
+    settings = loggers.varying(choices, parts.settings) | {"folds": metrics["folds"]}
     loggers.log_result(parts.loggers, settings, report.final(metrics, [*parts.metrics]), 0)
     pooled.write_history(run.path)
     run.results(metrics, pooled.predictions(found))

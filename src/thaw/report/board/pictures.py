@@ -1,0 +1,90 @@
+"""Pictures for loggers: a batch as the net sees it, its first filters, and thumbnails."""
+
+import io
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision.transforms import functional as F
+
+from thaw.data import grid
+from thaw.data.folder import PhotoFolder
+from thaw.data.photos import BrokenPhoto, load_photo
+from thaw.nets.backbone import Backbone
+from thaw.report.movement import Movement
+
+SEEN = 16  # photos of a batch that are shown
+MOST = 64  # filters
+SPRITE = 40  # pixels of a thumbnail in the projector
+
+
+def batch(data: PhotoFolder) -> Image.Image:
+    """The first photos of training as the net sees them: cropped, and augmented as in training."""
+    see, dataset = data.transforms, data.train_dataloader().dataset
+    assert see is not None
+    mean, std = (torch.tensor(values)[:, None, None] for values in (see.mean, see.std))
+    every = range(0, len(dataset), max(1, len(dataset) // SEEN))
+    tiles = []
+    for index in every[:SEEN]:
+        try:
+            item = dataset[0, index]
+        except BrokenPhoto:
+            continue
+        image = F.to_pil_image((item["image"] * std + mean).clamp(0, 1))
+        tiles.append((image, data.classes[item["label"]], "black"))
+    return grid.draw(tiles, "Train photos as the net sees them", side=160)
+
+
+def filters(backbone: Backbone, movement: Movement) -> dict[str, Image.Image]:
+    """The filters of the first layer, as they were and as they are; {} where it sees no colours."""
+    found = next(
+        ((n, m) for n, m in backbone.net.named_modules() if isinstance(m, nn.Conv2d)), None
+    )
+    if found is None or found[1].in_channels != 3:
+        return {}
+    name = f"{found[0]}.weight"
+    before = next((w[name] for w in movement.began.values() if name in w), None)
+    if before is None:
+        return {"first filters, unchanged": _filters(found[1].weight)}
+    made = {"1 pretrained": _filters(before), "2 after training": _filters(found[1].weight)}
+    return {f"first filters/{what}": picture for what, picture in made.items()}
+
+
+def _filters(weight: Tensor) -> Image.Image:
+    """Filters `[n, 3, h, w]` side by side, each stretched to the range of its weights."""
+    kernels = weight.detach().float().cpu()[:MOST]
+    low, high = kernels.amin(dim=(1, 2, 3), keepdim=True), kernels.amax(dim=(1, 2, 3), keepdim=True)
+    kernels = (kernels - low) / (high - low).clamp(min=1e-12)
+    columns = min(8, len(kernels))
+    tile, gap = 48, 6
+    rows = math.ceil(len(kernels) / columns)
+    size = (columns * (tile + gap) + gap, rows * (tile + gap) + gap)
+    picture = Image.new("RGB", size, "white")
+    for i, kernel in enumerate(kernels):
+        one = F.to_pil_image(kernel).resize((tile, tile), Image.Resampling.NEAREST)
+        picture.paste(one, (gap + i % columns * (tile + gap), gap + i // columns * (tile + gap)))
+    return picture
+
+
+def sprites(data: PhotoFolder, photos: Sequence[str]) -> Tensor:
+    """Thumbnails of photos `[N, 3, SPRITE, SPRITE]`, from 0 to 1; grey where one doesn't decode."""
+
+    def small(path: str) -> Tensor:
+        try:
+            photo = load_photo(data.root / path, data.white, least=SPRITE)
+        except BrokenPhoto:
+            photo = Image.new("RGB", (SPRITE, SPRITE), "grey")
+        return F.to_tensor(ImageOps.fit(photo, (SPRITE, SPRITE)))
+
+    with ThreadPoolExecutor() as pool:
+        return torch.stack(list(pool.map(small, photos)))
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
