@@ -180,10 +180,10 @@ def test_tensorboard_shows_what_was_set_and_what_came_out(half):
         events = EventAccumulator(str(folder / name / "tensorboard")).Reload()
         metrics = json.loads((folder / name / "metrics.json").read_text())
         for tag, key in (
-            ("test/acc", "test/acc"),
-            ("test/loss", "test/loss"),
-            ("best/val_acc", "val/acc"),
-            ("best/val_loss", "val/loss"),
+            ("accuracy/test", "test/acc"),
+            ("loss/test", "test/loss"),
+            ("result/val_acc", "val/acc"),
+            ("result/val_loss", "val/loss"),
         ):
             assert events.Scalars(tag)[-1].value == pytest.approx(metrics[key], abs=1e-6)
         assert not [tag for tag in events.Tags()["scalars"] if "hp_metric" in tag]
@@ -191,7 +191,7 @@ def test_tensorboard_shows_what_was_set_and_what_came_out(half):
         hparams = metadata.parse_session_start_info_plugin_data(told).hparams
         assert hparams["arch"].string_value == "shufflenet_v2_x0_5"
         assert hparams["finetune"].string_value == "head_only"
-        assert hparams["lr"].number_value == pytest.approx(1e-3)
+        assert hparams["finetune.phases.head.lr"].number_value == pytest.approx(1e-3)
 
 
 # --- many jobs ------------------------------------------------------------------------------------

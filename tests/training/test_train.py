@@ -2,8 +2,10 @@
 
 import csv
 import json
+import time
 
 import pytest
+import requests
 import torch
 from conftest import call_train, make_photos, small_run
 from safetensors.torch import load_file
@@ -16,6 +18,9 @@ FILES = {".hydra", "train.log", "status.json", "metrics.json", "history.csv", "p
 FILES |= {"split.json", "environment.json", "checkpoints", "model", "tensorboard"}
 FILES |= {"stages.json", "report.html"}
 FILES |= {"evaluation.json", "figures"}
+TESTED = ("test", "train", "val")
+RESULTS = ("test_acc_low", "test_acc_high", "val_acc", "val_acc_low", "val_acc_high", "ece")
+RESULTS += ("balanced_acc", "seconds", "model_MB")
 METRICS = {"test/acc", "test/loss", "test/f1", "test/ece", "test/images", "val/acc", "val/loss"}
 METRICS |= {"train/acc", "epochs", "seconds/fit", "seconds/epoch", "seconds/features"}
 METRICS |= {"seconds/test", "params/total", "params/trainable", "model/bytes", "model/latency_ms"}
@@ -123,10 +128,10 @@ def test_tensorboard_has_named_curves_and_final_metrics(gradual):
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert tags >= {
-        "train/loss",
-        "train/acc",
-        "val/loss",
-        "val/acc",
+        "loss/train",
+        "accuracy/train",
+        "loss/val",
+        "accuracy/val",
         "lr/head",
         "lr/stem",
         "lr/conv5",
@@ -135,9 +140,67 @@ def test_tensorboard_has_named_curves_and_final_metrics(gradual):
     warmup = [0.0, 8e-5, 1.6e-4]  # a value a step, where it changes within an epoch
     assert rates == pytest.approx([0.0, 2.4e-4, *warmup])
     metrics = json.loads((gradual.run / "metrics.json").read_text())
-    assert events.Scalars("test/acc")[-1].value == pytest.approx(metrics["test/acc"])
+    assert events.Scalars("accuracy/test")[-1].value == pytest.approx(metrics["test/acc"])
     assert "hp_metric" not in tags
     assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's own server
+def test_each_tab_of_tensorboard_has_its_part(gradual):
+    from tensorboard import program
+
+    board = program.TensorBoard()
+    board.configure([None, "--logdir", str(gradual.run.parent), "--port", "0", "--load_fast=false"])
+    url, name = board.launch(), f"{gradual.run.name}/tensorboard"
+
+    def got(path, **asked):
+        answer = requests.get(f"{url}data/plugin/{path}", params=asked, timeout=60)
+        assert answer.ok, (path, answer.text)
+        return answer.json()
+
+    deadline = time.monotonic() + 60
+    while name not in got("scalars/tags"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    first = sorted(got("scalars/tags")[name])[:6]
+    assert first == [f"{what}/{split}" for what in ("accuracy", "loss") for split in TESTED]
+    assert [v for _, _, v in got("scalars/scalars", run=name, tag="progress/phase")] == (
+        pytest.approx([1 / 3, 2 / 3, 1])
+    )
+    assert len(got("custom_scalars/layout")["category"][0]["chart"]) == 4
+    pictures = " ".join(got("images/tags")[name])
+    for what in (
+        "a batch of training",
+        "confusion",
+        "reliability",
+        "filters before",
+        "filters now",
+    ):
+        assert what in pictures
+    found = got("pr_curves/pr_curves", run=[name], tag="red")
+    assert len(found[name][0]["precision"]) > 50
+    (tensor,) = got("projector/info", run=name)["embeddings"]
+    assert tensor["tensorShape"][0] == 12
+    assert tensor["sprite"]["imagePath"]
+    texts = got("text/tags")[name]
+    assert [tag.split("/")[0] for tag in sorted(texts)] == [
+        *("1 question", "2 verdict", "3 photos", "4 stages", "5 settings")
+    ]
+    (stages,) = got("text/text", run=name, tag="4 stages/text_summary")
+    assert "bit-identical" in stages["text"]
+    assert "<td>conv5</td>" in stages["text"].replace(' align="left"', "")
+    histograms = got("histograms/tags")[name]
+    assert any(tag.endswith("/stem") for tag in histograms)
+    assert got("graphs/info")[name]["run_graph"]
+    experiment = requests.post(f"{url}data/plugin/hparams/experiment", json={}, timeout=60).json()
+    settings = {info["name"] for info in experiment["hparamInfos"]}
+    assert settings >= {f"finetune.phases.{phase}.lr" for phase in ("head", "last", "all")}
+    metrics = {info["name"]["tag"] for info in experiment["metricInfos"]}
+    assert metrics >= {"accuracy/test", *(f"result/{key}" for key in RESULTS)}
+    assert (gradual.run / "tensorboard" / "hparams.yaml").stat().st_size > 500
+    size = sum(f.stat().st_size for f in (gradual.run / "tensorboard").rglob("*") if f.is_file())
+    assert size < 20e6
 
 
 def test_the_terminal_says_what_trains_and_what_came_out(gradual):

@@ -12,12 +12,12 @@ from thaw.launch.names import run_dir
 
 
 def write(paths: Sequence[Path], out: Path) -> Leaderboard:
-    """Compare, and write `leaderboard.csv`, `leaderboard.md`, `pairs.csv` and `figures/` into out.
+    """Compare; write `leaderboard.csv` and `.md`, `pairs.csv`, `figures/` and `report.html`.
 
     Raises:
         UserError: as `compare`.
     """
-    from thaw.comparison import figures
+    from thaw.comparison import figures, page
 
     board = compare(paths)
     write_csv(out / "leaderboard.csv", table.rows(board))
@@ -25,6 +25,7 @@ def write(paths: Sequence[Path], out: Path) -> Leaderboard:
     if board.pairs:
         write_csv(out / "pairs.csv", table.pair_rows(board))
     figures.draw(board, out / "figures")
+    page.draw(board, out)
     return board
 
 

@@ -69,7 +69,7 @@ def pair_rows(board: "Leaderboard") -> list[dict[str, Any]]:
 
 def markdown(board: "Leaderboard") -> str:
     """The table and the verdict."""
-    header, lines = list(COLUMNS), _cells(board)
+    header, lines = list(COLUMNS), cells(board)
     right = ["---" if name == "configuration" else "---:" for name in header]
     table = [[name.replace("\n", " ") for name in header], right]
     table += [[markdown_text(cell) for cell in line] for line in lines]
@@ -77,9 +77,9 @@ def markdown(board: "Leaderboard") -> str:
     text += ["", *(f"- {markdown_text(sentence)}" for sentence in board.sentences)]
     if board.pairs:
         text += ["", board.caveat]
-    asides = _asides(board)
-    if asides:
-        text += ["", *(f"- {markdown_text(sentence)}" for sentence in asides)]
+    said = asides(board)
+    if said:
+        text += ["", *(f"- {markdown_text(sentence)}" for sentence in said)]
     return "\n".join(text) + "\n"
 
 
@@ -92,11 +92,16 @@ def show(board: "Leaderboard", out: Path) -> None:
     lines = [Text(printable(sentence)) for sentence in board.sentences]
     lines[0].stylize("bold")
     lines += [Text(board.caveat, "dim")] if board.pairs else []
-    lines += [Text(printable(sentence), "yellow") for sentence in _asides(board)]
+    lines += [Text(printable(sentence), "yellow") for sentence in asides(board)]
     for line in lines:
         console.print(line)
     console.print()
-    files = {"table": "leaderboard.csv", "every pair": "pairs.csv", "figures": "figures"}
+    files = {
+        "table": "leaderboard.csv",
+        "every pair": "pairs.csv",
+        "figures": "figures",
+        "report": "report.html",
+    }
     if not board.pairs:
         del files["every pair"]
     for name, file in files.items():
@@ -123,7 +128,8 @@ def _parts(board: "Leaderboard", console: Console) -> list[list[str]]:
     return parts
 
 
-def _asides(board: "Leaderboard") -> list[str]:
+def asides(board: "Leaderboard") -> list[str]:
+    """What is to be known beside the table: notes, and runs that don't count."""
     alike: dict[tuple[str, str], list[Path]] = {}  # a net that can't load fails with every seed
     for run in board.unfinished:
         alike.setdefault((run.state, run.reason), []).append(run.path)
@@ -141,19 +147,20 @@ def _table(board: "Leaderboard", names: Sequence[str]) -> Table:
             name, justify="left" if left else "right", overflow="fold", no_wrap=not left
         )
     indices = [list(COLUMNS).index(name) for name in names]
-    for i, line in enumerate(_cells(board)):
+    for i, line in enumerate(cells(board)):
         table.add_row(*(Text(printable(line[j])) for j in indices), style=None if i else "green")
     return table
 
 
-def _cells(board: "Leaderboard") -> list[list[str]]:
+def cells(board: "Leaderboard") -> list[list[str]]:
+    """Texts under `COLUMNS`, a row a configuration."""
     against = _against_winner(board)
     found = []
     for rank, configuration in enumerate(board.configurations, 1):
         p = against.get(configuration.name)
         own = {"#": str(rank), AGAINST: "" if p is None else p_text(p).removeprefix("p ")}
-        cells = {name: cell(configuration) for name, cell in COLUMNS.items()} | own
-        found.append([cell.removeprefix("= ") for cell in cells.values()])
+        texts = {name: cell(configuration) for name, cell in COLUMNS.items()} | own
+        found.append([text.removeprefix("= ") for text in texts.values()])
     return found
 
 
@@ -199,7 +206,7 @@ def _seconds(configuration: "Configuration") -> str:
 
 
 COLUMNS: dict[str, Callable[["Configuration"], str]] = {
-    "#": lambda configuration: "",  # `_cells` knows it, as that against the winner
+    "#": lambda configuration: "",  # `cells` knows it, as that against the winner
     "configuration": lambda configuration: configuration.name,
     "seeds": lambda configuration: str(len(configuration.runs)),
     "val loss": _spread("val/loss", ".3f"),

@@ -16,10 +16,12 @@ TAGS = {
     "train/loss": "loss/train",
     "val/loss": "loss/val",
     "test/loss": "loss/test",
+    "epoch": "progress/epoch",
+    "phase": "progress/phase",
 }
 LAYOUT = {
-    "accuracy": ["^accuracy/(train|val)$", "^phase$"],
-    "loss": ["^loss/(train|val)$", "^phase$"],
+    "accuracy": ["^accuracy/(train|val)$", "^progress/phase$"],
+    "loss": ["^loss/(train|val)$", "^progress/phase$"],
     "learning rate of each stage": ["^lr/"],
     "other metrics on val": ["^val/"],
 }

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
 from thaw.data import grid
+from thaw.data.augment import augmented
+from thaw.data.dataset import cropped
 from thaw.data.folder import PhotoFolder
 from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.nets.backbone import Backbone
@@ -22,19 +24,18 @@ SPRITE = 40  # pixels of a thumbnail in the projector
 
 
 def batch(data: PhotoFolder) -> Image.Image:
-    """The first photos of training as the net sees them: cropped, and augmented as in training."""
-    see, dataset = data.transforms, data.train_dataloader().dataset
+    """Some train photos as the net sees them in the first epoch: augmented, then cropped."""
+    see, samples = data.transforms, data.splits["train"]
     assert see is not None
-    mean, std = (torch.tensor(values)[:, None, None] for values in (see.mean, see.std))
-    every = range(0, len(dataset), max(1, len(dataset) // SEEN))
     tiles = []
-    for index in every[:SEEN]:
+    for index in range(0, len(samples), -(-len(samples) // SEEN)):
         try:
-            item = dataset[0, index]
+            photo = load_photo(data.root / samples[index].path, data.white)
         except BrokenPhoto:
             continue
-        image = F.to_pil_image((item["image"] * std + mean).clamp(0, 1))
-        tiles.append((image, data.classes[item["label"]], "black"))
+        if data.augment is not None:
+            photo = augmented(data.augment, photo, data.seed, 0, index)
+        tiles.append((cropped(see, photo), data.classes[samples[index].label], "black"))
     return grid.draw(tiles, "Train photos as the net sees them", side=160)
 
 
@@ -48,9 +49,9 @@ def filters(backbone: Backbone, movement: Movement) -> dict[str, Image.Image]:
     name = f"{found[0]}.weight"
     before = next((w[name] for w in movement.began.values() if name in w), None)
     if before is None:
-        return {"first filters, unchanged": _filters(found[1].weight)}
-    made = {"1 pretrained": _filters(before), "2 after training": _filters(found[1].weight)}
-    return {f"first filters/{what}": picture for what, picture in made.items()}
+        return {"pictures/5 first filters, unchanged": _filters(found[1].weight)}
+    made = {"before": _filters(before), "now": _filters(found[1].weight)}
+    return {f"pictures/5 first filters {what}": picture for what, picture in made.items()}
 
 
 def _filters(weight: Tensor) -> Image.Image:

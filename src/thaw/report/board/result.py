@@ -66,12 +66,12 @@ def _graph(writer: Any, backbone: Backbone) -> None:
 
 def _pictures(told: Told) -> dict[str, bytes]:
     """PNG files by tag: those in the order of reading have numbers."""
-    made = {"1 a batch of training": pictures.png(pictures.batch(told.data))}
+    made = {"pictures/1 a batch of training": pictures.png(pictures.batch(told.data))}
     drawn = {path.stem: path.read_bytes() for path in sorted(told.run.glob("figures/*.png"))}
     for number, name in enumerate(("worst_mistakes", "least_sure"), start=2):
         if name in drawn:
-            made[f"{number} {name.replace('_', ' ')}"] = drawn.pop(name)
-    made |= {f"figures/{name}": content for name, content in drawn.items()}
+            made[f"pictures/{number} {name.replace('_', ' ')}"] = drawn.pop(name)
+    made |= {f"pictures/4 {name.replace('_', ' ')}": file for name, file in drawn.items()}
     found = pictures.filters(told.backbone, told.movement)
     return made | {tag: pictures.png(picture) for tag, picture in found.items()}
 
