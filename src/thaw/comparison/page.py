@@ -33,10 +33,7 @@ def draw(board: "Leaderboard", out: Path) -> Path:
         header=list(table.COLUMNS),
         rows=_rows(board, out),
         charts=[chart for key, unit, label in COSTS if (chart := _cost(board, key, unit, label))],
-        curves=[
-            _curves(board, *what)
-            for what in (("val/acc", "val accuracy"), ("val/loss", "val loss"))
-        ],
+        curves=[_curves(board, f"val/{key}", f"val {name}") for key, name in CURVES_OF],
         legend=legend(_lines(board, "val/loss")),
         pairs=board.pairs[:PAIRS],
         more=max(0, len(board.pairs) - PAIRS),

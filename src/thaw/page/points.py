@@ -31,6 +31,7 @@ def against_cost(points: Sequence[Point], label: str) -> Markup:
     frame = Frame(x, around(ends, 0.0, 1.0), log)
     at = (decades(*x) if log else ticks(*x), ticks(*frame.y))
     parts = [frame.axes((label, "test accuracy (bars: 95% intervals)"), (plain, share), at)]
+    dots = []
     for point in reversed(points):  # the winner lies on top
         colour = "c1" if point.rank == 1 else "c0"
         across, up = frame.px(point.cost), frame.py(point.accuracy)
@@ -42,5 +43,5 @@ def against_cost(points: Sequence[Point], label: str) -> Markup:
             '<g><title>{}</title><circle class="dot {}" cx="{}" cy="{}" r="8"/>'
             '<text class="rank" x="{}" y="{}" text-anchor="middle">{}</text></g>'
         )
-        parts.append(Markup(dot).format(what, colour, across, up, across, up + 4, point.rank))
-    return drawn(parts, f"Test accuracy against {label}, of {len(points)} configurations")
+        dots.append(Markup(dot).format(what, colour, across, up, across, up + 4, point.rank))
+    return drawn([*parts, *dots], f"Test accuracy against {label}, of {len(points)} configurations")
