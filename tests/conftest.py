@@ -23,12 +23,11 @@ import pytest
 import requests
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from thaw import fetch
 from thaw.errors import UserError
+from thaw.nets.without_memory import WithoutMemory as WithoutMemory
 
 REPO = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("THAW_SHARED", REPO.parent / "shared"))
@@ -52,19 +51,6 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"real photos and weights are not in THAW_SHARED={SHARED}")
     return SHARED.resolve()
-
-
-class WithoutMemory(TorchFunctionMode):
-    """Inside `with`, nets of any size are built at once: their tensors are on the meta device.
-
-    `torch.device("meta")` would also put there what builders compute with, which some can't do.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (Tensor.uniform_, Tensor.normal_, Tensor.clamp_) and args[0].is_meta:
-            return args[0]  # there is nothing to fill, and pretending takes time
-        place = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
-        return func(*args, **(kwargs or {}) | place)
 
 
 def paint(

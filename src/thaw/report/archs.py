@@ -8,7 +8,9 @@ from rich import get_console
 from rich.table import Column, Table
 
 from thaw.launch import cli, conf
+from thaw.nets.backbone import Backbone
 from thaw.nets.weights import PACKAGED, on_this_machine
+from thaw.nets.without_memory import WithoutMemory
 from thaw.report.describe import build
 
 
@@ -23,7 +25,7 @@ def facts() -> tuple[list[dict[str, Any]], dict[str, str]]:
         try:
             if OmegaConf.is_missing(OmegaConf.load(file), "name"):
                 continue  # it stands for a library
-            backbone, _, _ = build([f"arch={arch}"])
+            backbone = _built(arch)
         except Exception as error:  # of any class: a user's own file, or his own code
             sentence = cli.user_sentence(error) or f"{type(error).__name__}: {error}"
             broken[arch] = " ".join(sentence.split())
@@ -40,6 +42,15 @@ def facts() -> tuple[list[dict[str, Any]], dict[str, str]]:
             }
         )
     return rows, broken
+
+
+def _built(arch: str) -> Backbone:
+    """The net, for its facts alone."""
+    try:
+        with WithoutMemory():
+            return build([f"arch={arch}"])[0]
+    except Exception:  # the user's own code may compute with what it builds
+        return build([f"arch={arch}"])[0]
 
 
 def _where(name: str, meta: dict[str, Any]) -> str:
