@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from thaw.evaluation.scores import scores
+from thaw.intervals import wilson
 from thaw.model.prediction import columns
 from thaw.nets.backbone import Backbone
 from thaw.training.history import History
