@@ -56,6 +56,15 @@ def main() -> None:
         help="for thousands of photos: a row each to a .csv or .parquet file, with a progress bar;"
         " photos that can't be decoded are listed in FILE.broken.csv",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("ray",),
+        help="label on the cluster of RAY_ADDRESS, or on one that is started here; --output is then"
+        " a folder, which gets predictions.csv. All machines must see RUN and the photos",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="of --engine: one for each GPU, or else CPU"
+    )
     cli.add_net(parser)
     arguments = parser.parse_args()
     for kind in ("csv", "json"):
@@ -71,6 +80,11 @@ def main() -> None:
         parser.error(
             "--output stands alone, or with --threshold, --unfamiliar-level and --coverage"
         )
+    engine, workers = arguments.engine, arguments.workers
+    if engine and arguments.output is None:
+        parser.error(f"--engine {engine} needs --output FOLDER")
+    if workers is not None and (workers < 1 or not engine):
+        parser.error("expected --workers to be a whole number from 1, beside --engine")
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         parser.error(f"expected --threshold to be from 0 to 1, got {arguments.threshold}")
     if arguments.top_k is not None and arguments.top_k < 1:
@@ -88,8 +102,14 @@ def main() -> None:
         ("--json", arguments.json, (".json",)),
         ("--figure", arguments.figure, (".png",)),
         ("--explain", arguments.explain, (".png",)),
-        ("--output", arguments.output, (".csv", ".parquet")),
+        ("--output", arguments.output, files.FOLDER if engine else (".csv", ".parquet")),
     )
+    if engine:
+        from thaw.commands import ray_engine
+
+        told = (arguments.threshold, arguments.coverage, arguments.unfamiliar_level, workers)
+        return ray_engine.predict(arguments.run, arguments.photos, arguments.output, *told)
+    del arguments.engine, arguments.workers
 
     from thaw.model.predict import predict  # torch is imported from here on, not for --help
 

@@ -74,7 +74,7 @@ def predict(
     if output is not None:
         batch.check(output)
     model = load_model(run)
-    cutoff = None if coverage is None else _cutoff(model, run, coverage)
+    cutoff = None if coverage is None else cutoff_of(model, run, coverage)
     broken: list[BrokenPhoto] = []
     about = {"level": unfamiliar_level, "similar": similar}
     predictions = model.predict(paths, threshold, on_broken=broken.append, **about)
@@ -114,7 +114,12 @@ def predict(
     return found
 
 
-def _cutoff(model: Any, run: Path, coverage: float) -> float:
+def cutoff_of(model: Any, run: Path, coverage: float) -> float:
+    """From which probability on a label belongs to a photo's set.
+
+    Raises:
+        UserError: val can't promise so much, or the model doesn't hold what val said.
+    """
     if not model.conformal:
         raise UserError(
             f"The model in {run} doesn't hold what val said of it, which --coverage needs; a run"
