@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from thaw.data.find import LeftOut, counted, find, find_photos, is_photo
+from thaw.data.find import LeftOut, counted, find, find_and_tell, find_photos, is_photo
 from thaw.errors import UserError
 
 
@@ -124,3 +124,9 @@ def test_what_lies_beside_photos_is_handed_over(tmp_path: Path):
     left_out: list[LeftOut] = []
     assert find_photos([tmp_path], left_out) == [tmp_path / "a.jpg"]
     assert left_out == [LeftOut(tmp_path / "notes.txt", ".txt")]
+
+
+def test_what_is_not_used_is_told_as_training_tells_it(tmp_path, capsys):
+    touch(tmp_path, "a.jpg", "notes.txt", "b/more.txt")
+    assert find_and_tell([tmp_path]) == [tmp_path / "a.jpg"]
+    assert capsys.readouterr().err == "not used: 2 .txt\n"

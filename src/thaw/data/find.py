@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -211,3 +212,16 @@ def find_photos(places: Iterable[Path], left_out: list[LeftOut] | None = None) -
     if left_out is not None:
         left_out += others
     return found
+
+
+def find_and_tell(places: Iterable[Path]) -> list[Path]:
+    """As `find_photos`; what isn't used is told on stderr, in the words of training.
+
+    Raises:
+        UserError: as `find_photos`.
+    """
+    left_out: list[LeftOut] = []
+    paths = find_photos(places, left_out)
+    if left_out:
+        print(f"not used: {counted(left_out)}", file=sys.stderr)
+    return paths

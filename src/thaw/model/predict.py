@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from thaw import files
 from thaw.data import grid
-from thaw.data.find import LeftOut, counted, find_photos
+from thaw.data.find import find_and_tell
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import joined, printable, say
@@ -58,10 +58,7 @@ def predict(
         UserError: no bundle, no photos, or more coverage than val can promise; or, after the
             others were labelled, photos that can't be decoded.
     """
-    left_out: list[LeftOut] = []
-    paths = find_photos(photos, left_out)
-    if left_out:
-        print(f"left out: {counted(left_out)}", file=sys.stderr)
+    paths = find_and_tell(photos)
     if (figure or explain) and len(paths) * (1 + similar) > MOST_IN_FIGURE:
         beside = f", with {similar} beside each" if similar else ""
         raise UserError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thaw.data.find import find_photos
+from thaw.data.find import find_and_tell
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import say, utf8
@@ -35,7 +35,7 @@ def embed(run: Path, photos: list[Path], output: Path) -> np.ndarray:
         )
     if run.suffix == ".onnx":
         raise UserError("Features are those of a run or a bundle; an ONNX file tells none.")
-    paths = find_photos(photos)
+    paths = find_and_tell(photos)
     model, broken = load_model(run), list[BrokenPhoto]()
     names: list[str] = []
     parts: list[np.ndarray] = []

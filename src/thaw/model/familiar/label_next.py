@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from thaw.data.find import find_photos
+from thaw.data.find import find_and_tell
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import say
@@ -119,7 +119,7 @@ def _chosen(model: Model, paths: list[Path], count: int) -> list[Prediction]:
 
 def _without(folder: Path, *roots: Path | None) -> list[Path]:
     """Photos of a folder of which no copy lies below one of the roots, outside this folder."""
-    paths, here = find_photos([folder]), folder.resolve()
+    paths, here = find_and_tell([folder]), folder.resolve()
     by_size: dict[int, list[Path]] = {}
     for root in filter(None, roots):
         for path in root.rglob("*") if root.is_dir() else ():
