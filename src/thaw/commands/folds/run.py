@@ -171,11 +171,11 @@ def _fold(
         checkpoint.unlink()
     found = fold.metrics
     log.info(
-        "fold %2d/%d  val acc %s  test acc %s  (%d photos, best epoch %d)  %5.1f s",
+        "fold %2d/%d  val acc %5.1f%%  test acc %5.1f%%  (%d photos, best epoch %d)  %5.1f s",
         number,
         cfg.folds,
-        terminal.percent(found["val/acc"]),
-        terminal.percent(found["test/acc"]),
+        100 * found["val/acc"],
+        100 * found["test/acc"],
         found["test/images"],
         found["best/epoch"],
         found["seconds/fit"] + found["seconds/test"],
