@@ -14,6 +14,7 @@ from conftest import make_photos, paint
 from PIL import Image
 
 import thaw
+from thaw.data.photos import BrokenPhoto, load_photo
 
 NET = ["arch=small_cnn", "arch.input_size=32", "arch.width=8", "trainer=cpu"]
 NASTY = "<b>=1+1[red]&amp;.jpg"
@@ -120,6 +121,24 @@ def test_again_with_all_in_the_cache_says_the_same(checked, tmp_path, monkeypatc
     again = checked("--out", str(tmp_path / "b"))
     assert (once.code, again.code) == (0, 0), again.err
     assert (tmp_path / "a/check.csv").read_bytes() == (tmp_path / "b/check.csv").read_bytes()
+
+
+def test_a_photo_that_breaks_meanwhile_is_listed_and_no_reason_to_stop(checked, monkeypatch):
+    from thaw.training import features
+
+    def load(path, *rest):
+        if Path(path).name == "3.jpg" and "green" in str(path):
+            raise BrokenPhoto(path, "cut off")
+        return load_photo(path, *rest)
+
+    monkeypatch.setattr(features, "load_photo", load)
+    done = checked("cache.dir=fresh")
+    assert done.code == 0, done.err
+    text = (done.folder / "check.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    broken = {row["path"] for row in rows if row["issue"] == "unreadable"}
+    assert {"test/red/broken.jpg", "train/green/3.jpg"} <= broken
+    assert "train/green/3.jpg" not in {row["path"] for row in rows if row["issue"] == "label"}
 
 
 def test_what_means_nothing_is_refused_in_a_sentence(checked):

@@ -349,6 +349,25 @@ def test_clips_are_found_by_name_where_they_look_alike(tmp_path, named, told):
         assert "12 on two sides" in results[0].sentence
 
 
+def test_bursts_are_found_by_the_time_of_the_shot(tmp_path):
+    """Six bursts of two photos 2 s apart; other cameras and other times are no burst."""
+    noise, photos = np.random.default_rng(0), {}
+    for i in range(16):
+        exif = Image.Exif()
+        exif[271] = "Other" if i == 15 else "Maker"
+        second = 600 if i == 15 else 60 * (i // 2) + 2 * (i % 2) if i < 12 else 1000 + 60 * i
+        exif.get_ifd(34665)[36867] = f"2024:05:06 07:{second // 60:02}:{second % 60:02}"
+        path = f"train/{'ab'[i % 2]}/{'abcdefghijklmnop'[i]}.jpg"
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(noise.integers(0, 255, (40, 40, 3), np.uint8))
+        image.save(tmp_path / path, exif=exif)
+        photos[path] = "val" if i == 1 else "train"
+    (result,) = groups.find(context(tmp_path, dict(sorted(photos.items(), key=lambda x: x[1]))))
+    assert "12 photos were taken within 3 s of another; 6 groups" in result.sentence
+    assert "1 on two sides" in result.sentence
+    assert {result.findings[0].path, result.findings[0].other} == {"train/a/a.jpg", "train/b/b.jpg"}
+
+
 def test_looks_are_kept(tmp_path, scenes):
     cache = FeatureCache(str(tmp_path / "cache"))
     wanted = {path: scenes / path for path in paths(scenes)}

@@ -51,10 +51,14 @@ def state(run):
 
 
 @pytest.fixture(scope="module")
-def arguments(few, weights):
+def arguments(few, weights, tmp_path_factory):
     run = small_run(few, weights("shufflenet_v2_x0_5"))
+    fixes = tmp_path_factory.mktemp("fixes") / "check.csv"
+    fixes.write_text("path,action\ntrain/blue/4.jpg,drop\ntrain/red/3.jpg,label:green\n")
     brought = [
         "data.balance=sampler",
+        f"data.fixes={fixes}",
+        r"data.group='([0-9])\.jpg'",
         "metrics=auroc",
         STOP,
     ]

@@ -22,10 +22,10 @@ def find(context: Context) -> list[Result]:
         return [Result("label", text)]
     present, labels = context.labels.unique(return_inverse=True)
     chances = context.logits.softmax(dim=1)
-    wrong = confidently_wrong(chances, labels)
+    best = chances.argmax(dim=1)
+    wrong = confidently_wrong(chances, labels) & (best != labels)
     count, by_chance = int(wrong.sum()), expected(context.logits, labels, wrong)
     own = chances.gather(1, labels[:, None])[:, 0]
-    best = chances.argmax(dim=1)
     order = [i for i in own.argsort().tolist() if best[i] != labels[i]]
     found = []
     for i in order[: max(FIRST, count)]:
@@ -74,5 +74,6 @@ def expected(logits: Tensor, labels: Tensor, wrong: Tensor) -> float | None:
     for _ in range(DRAWS):
         drawn = torch.multinomial(chances, 1, generator=generator)[:, 0]
         if len(drawn.unique()) == chances.shape[1]:
-            counts.append(float(confidently_wrong(chances, drawn).sum()))
+            alike = confidently_wrong(chances, drawn) & (chances.argmax(dim=1) != drawn)
+            counts.append(float(alike.sum()))
     return sum(counts) / len(counts) if counts else None
