@@ -120,7 +120,7 @@ def train(*overrides: str, **settings: Any) -> Run:
     for word in overrides:
         if not isinstance(word, str):
             raise UserError(f"Expected words such as 'arch=resnet18', got {word!r}.")
-    words = trust.resume_arguments([*mistakes.read(overrides), *words_of(settings)])
+    words = trust.expanded([*mistakes.read(overrides), *words_of(settings)])
     with _one_at_a_time, _process_as_it_was():
         return Run(begun(words))
 

@@ -3,7 +3,7 @@
 Settings (`cfg`) stop in `build`: below it are objects and plain values.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -111,6 +111,7 @@ def one_run(
     sweep: bool = False,
     data: PhotoFolder | None = None,
     keep: Callable[[Mapping[str, Tensor], Familiar], None] | None = None,
+    start: Callable[[Backbone, Sequence[str]], None] | None = None,
 ) -> float:
     """Build all from the settings, train, test the best epoch, and write the run folder.
 
@@ -119,6 +120,7 @@ def one_run(
         sweep: whether the run is a job of one, which draws figures of its own.
         data: photos that are settled already.
         keep: called with the net's own answers to the test photos, before they are calibrated.
+        start: gives the net, with a head for these classes, the weights to begin with.
 
     Returns:
         The best val loss.
@@ -126,7 +128,7 @@ def one_run(
     run.claim()
     parts = build(cfg, run.path, sweep, data)
     with loggers.closing(parts.loggers):
-        training = assemble(parts, run)
+        training = assemble(parts, run, start)
         begin(training, parts)
         forgotten = fit(training)
         tested = test(training, forgotten)
@@ -189,7 +191,11 @@ def _of(kind: type[T], group: str, made: Any) -> T:
     return made
 
 
-def assemble(parts: Parts, run: RunFolder) -> Training:
+def assemble(
+    parts: Parts,
+    run: RunFolder,
+    start: Callable[[Backbone, Sequence[str]], None] | None = None,
+) -> Training:
     """Give the net its head for these classes, and bring together all that trains it."""
     backbone, data, schedule = parts.backbone, parts.data, parts.schedule
     schedule.check(backbone)
@@ -199,6 +205,8 @@ def assemble(parts: Parts, run: RunFolder) -> Training:
     torch.manual_seed(parts.seed)  # the head begins alike however much chance building the net took
     forgetting = Forgetting(backbone, schedule)
     backbone.reset_head(len(data.classes))
+    if start:
+        start(backbone, data.classes)
     if parts.trainer["channels_last"]:
         backbone.arrange(torch.channels_last)
     if parts.trainer["keep_memory"]:

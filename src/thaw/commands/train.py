@@ -65,6 +65,7 @@ def begin_or_go_on(cfg: DictConfig, folder: RunFolder, do: Do | None = None) -> 
     # The schedule needs no torch either.
     cli.build_all(lambda: settings.check(cfg), lambda: make(cfg.finetune, "finetune"))
     from thaw.commands.folds.run import run_folds  # torch is imported from here on
+    from thaw.commands.from_run import go_on_from
     from thaw.commands.one_run import one_run
 
     if not cfg.resume_with_changes:
@@ -79,7 +80,7 @@ def begin_or_go_on(cfg: DictConfig, folder: RunFolder, do: Do | None = None) -> 
         return cli.run_alone(hydra_cfg.overrides.task, hydra_cfg.runtime.output_dir)
     choices = dict(hydra_cfg.runtime.choices)
     choices["arch"] = names.arch_name(choices["arch"], cfg.arch.get("name"))
-    do = do or (run_folds if cfg.folds else one_run)
+    do = do or (run_folds if cfg.folds else go_on_from if cfg.from_run else one_run)
     return do(cfg, folder, choices, sweep)
 
 
@@ -92,7 +93,7 @@ def start(words_from: int = 1) -> None:
     """
     # argparse, which reads them, wants `-m` before what it applies to.
     words = sorted(sys.argv[words_from:], key=lambda word: word not in ("-m", "--multirun"))
-    words = trust.resume_arguments(read(words))
+    words = trust.expanded(read(words))
     sys.argv[words_from:] = words
     if cli.is_first_process() and not asks(words):
         print("Reading the settings, then PyTorch is loaded …", flush=True)

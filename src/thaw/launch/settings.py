@@ -210,7 +210,7 @@ def check(cfg: DictConfig) -> None:
         ]
     for key in KEYS:  # what is read from the settings themselves, not by a function with defaults
         group, _, name = key.rpartition(".")
-        if group in ("", "cache", "trainer") and key != "from_run":
+        if group in ("", "cache", "trainer"):
             node = values.get(group) if group else values
             if isinstance(node, Mapping) and name not in node and key not in broken:
                 problems.append(f"Expected {key} to be {KEYS[key].valid}, but it is left out.")
@@ -226,6 +226,11 @@ def check(cfg: DictConfig) -> None:
         problems += _missing_root(data)
     if isinstance(arch, Mapping) and _shipped(arch):
         problems += _missing_weights(arch.get("weights"))
+    if values.get("from_run") and values.get("folds"):
+        problems.append(
+            "Expected from_run or folds, got both: the old net has seen photos that folds would"
+            " test."
+        )
     if values.get("refit") and not values.get("folds"):
         problems.append("Expected folds=K with refit: how good that model is, folds tell.")
     if problems:

@@ -22,6 +22,47 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
 
+def expanded(arguments: list[str]) -> list[str]:
+    """Arguments in which `resume=RUN` or `from_run=RUN` stand for what RUN was started with.
+
+    Raises:
+        UserError: as `resume_arguments` and `from_run_arguments`.
+    """
+    return resume_arguments(from_run_arguments(arguments))
+
+
+def from_run_arguments(arguments: list[str]) -> list[str]:
+    """Expand `from_run=RUN` to the settings of RUN; what `arguments` say themselves wins.
+
+    Where they choose another file of a group, none of RUN's settings in that group count.
+
+    Raises:
+        UserError: RUN is no run folder, or it asks for what isn't Thaw's and `arguments` don't say.
+    """
+    given = [a for a in arguments if a.startswith("from_run=") and a != "from_run=null"]
+    if not given or any(a.startswith("resume=") and a != "resume=null" for a in arguments):
+        return arguments  # one that is resumed was expanded when it began
+    folder = Path(os.path.expanduser(unquoted(given[-1].removeprefix("from_run="))))
+    saved = folder / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise UserError(
+            f"Expected from_run= to name a run folder, but there is no {saved}; runs are in"
+            " outputs/runs and outputs/sweeps."
+        )
+    chosen = {key for key, _, _ in (word.partition("=") for word in arguments)}
+    left_out = (*(f"{key}." for key in chosen & shipped.groups().keys()), *NOT_GONE_ON_WITH)
+    before = [
+        word
+        for word in checked_overrides(saved, read.overrides(folder), arguments)
+        if not word.lstrip("+~").startswith(left_out)
+    ]
+    return [*arguments, *before]
+
+
+# Of the run itself, not of what it trained.
+NOT_GONE_ON_WITH = ("resume=", "resume_with_changes=", "from_run=", "folds=", "refit=", "debug=")
+
+
 def resume_arguments(arguments: list[str]) -> list[str]:
     """Expand `resume=RUN` to the overrides that RUN was started with, and to its folder.
 
