@@ -1,6 +1,7 @@
 """Every format that people's folders hold, however large, deep or wrongly named."""
 
 import io
+import json
 import os
 import struct
 import subprocess
@@ -330,3 +331,34 @@ def test_a_run_remembers_what_is_white(train, tmp_path, weights):
     (expected,) = model.probabilities([load_photo(dark, model.white)]).tolist()
     assert [*found.probabilities.values()] == pytest.approx(expected, abs=1e-4)
     assert np.asarray(load_photo(dark, model.white)).max() < 60
+
+
+@pytest.mark.slow
+def test_a_folder_of_every_format_and_leftover_trains_and_each_file_is_accounted_for(
+    train, tmp_path, weights
+):
+    from conftest import small_run
+
+    root, chance = tmp_path / "all", np.random.default_rng(1)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i, (suffix, (kind, options)) in enumerate(FORMATS.items()):
+            photo = Image.fromarray(chance.integers(0, 256, (48, 64, 3), np.uint8))
+            photo.save(root / name / f"{name}{i}{suffix}", kind, **options)
+        for left in ("._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "notes.txt", "film.mov"):
+            (root / name / left).write_bytes(b"left behind")
+    for folder in ("__MACOSX", "cat/@eaDir", ".ipynb_checkpoints", "lost+found"):
+        (root / folder).mkdir()
+        (root / folder / "a.jpg").write_bytes(b"left behind")
+    (root / "dog" / "cut.jpg").write_bytes((root / "dog" / "dog0.jpg").read_bytes()[:200])
+    arguments = small_run(root, weights("shufflenet_v2_x0_5"))
+    done = train(*arguments, "finetune.phases.head.epochs=1")
+    assert done.code == 0, done.err
+    said = " ".join((done.run / "train.log").read_text(encoding="utf-8").split())
+    assert "not used: 12 hidden or of the system, 2 .mov, 2 .txt" in said
+    assert (
+        f"1 photo of {2 * len(FORMATS) + 1} can't be decoded and is left out: dog/cut.jpg" in said
+    )
+    split = json.loads((done.run / "split.json").read_text())
+    used = [photo["path"] for part in ("train", "val", "test") for photo in split[part]]
+    assert len(set(used)) == 2 * len(FORMATS)
