@@ -80,8 +80,9 @@ def main() -> None:
         parser.error(
             "--output stands alone, or with --threshold, --unfamiliar-level and --coverage"
         )
-    engine, workers = arguments.engine, arguments.workers
-    if engine and arguments.output is None:
+    told = vars(arguments)
+    engine, workers, output = told.pop("engine"), told.pop("workers"), told["output"]
+    if engine and output is None:
         parser.error(f"--engine {engine} needs --output FOLDER")
     if workers is not None and (workers < 1 or not engine):
         parser.error("expected --workers to be a whole number from 1, beside --engine")
@@ -107,10 +108,9 @@ def main() -> None:
     if engine:
         from thaw.commands import ray_engine
 
-        told = (arguments.threshold, arguments.coverage, arguments.unfamiliar_level, workers)
-        return ray_engine.predict(arguments.run, arguments.photos, arguments.output, *told)
-    del arguments.engine, arguments.workers
+        how = (arguments.threshold, arguments.coverage, arguments.unfamiliar_level, workers)
+        return ray_engine.predict(arguments.run, arguments.photos, output, *how)
 
     from thaw.model.predict import predict  # torch is imported from here on, not for --help
 
-    predict(**vars(arguments))
+    predict(**told)

@@ -27,4 +27,4 @@ class WithoutMemory(TorchFunctionMode):
         if func in FILLERS and args[0].is_meta:
             return args[0]  # there is nothing to fill, and pretending takes time
         place = {"device": "meta"} if func in (torch.empty, torch.zeros, torch.ones) else {}
-        return func(*args, **(kwargs or {}) | place)
+        return func(*args, **{**(kwargs or {}), **place})
