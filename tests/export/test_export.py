@@ -171,6 +171,16 @@ def test_a_batch_is_its_photos(exported, name):
 # --- what the files tell --------------------------------------------------------------------------
 
 
+def test_squares_of_a_very_large_photo_are_averaged_first(monkeypatch):
+    monkeypatch.setattr(onnx_model, "MOST_PIXELS", 1000)
+    values = np.random.default_rng(0).integers(0, 255, (51, 99, 3), dtype=np.uint8)
+    means = values.reshape(17, 3, 33, 3, 3).mean(axis=(1, 3))
+    given = onnx_model.as_input(Image.fromarray(values))
+    assert given.shape == (1, 17, 33, 3)
+    assert np.abs(given[0] - means).max() < 0.6
+    assert (onnx_model.as_input(Image.fromarray(values[:10])) == values[:10]).all()
+
+
 @slow
 def test_the_input_is_uint8_photos_of_any_size(exported):
     session = onnx_model.load(exported.run / "export" / "model.onnx").session

@@ -13,6 +13,7 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from thaw.data.photos import load_photo
 from thaw.data.pixels.deep import White
 from thaw.model.familiar.store import CLOSE
+from thaw.model.onnx import as_input
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # that have weights
 MOST = 500  # photos to calibrate on: more hardly move the ranges
@@ -28,7 +29,7 @@ class Calibration(CalibrationDataReader):
     def get_next(self) -> dict[str, Any]:
         """The next photo `[1, H, W, 3]`; empty after the last."""
         photo = next(self.photos, None)
-        return {} if photo is None else {"images": np.asarray(load_photo(photo, self.white))[None]}
+        return {} if photo is None else {"images": as_input(load_photo(photo, self.white))}
 
 
 def quantize(
@@ -84,7 +85,7 @@ def calibrate(file: Path, photos: Sequence[Path], white: White) -> None:
     session = onnxruntime.InferenceSession(
         open_model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    images = (np.asarray(load_photo(photo, white))[None] for photo in photos)
+    images = (as_input(load_photo(photo, white)) for photo in photos)
     found = [np.asarray(session.run([distance], {"images": i})[0]).item() for i in images]
     fresh = np.sort(np.array(found, np.float32)) + np.float32(CLOSE)
     scores.CopyFrom(onnx.numpy_helper.from_array(fresh, scores.name))

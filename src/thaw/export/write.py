@@ -134,7 +134,7 @@ def _rows(predictions: Iterable[Prediction]) -> Rows:
 def _rows_of_pt2(file: Path, photos: Iterable[Path], model: bundle.Model) -> Rows:
     run, rows = torch.export.load(file).module(), {}
     for photo in photos:
-        image = torch.from_numpy(np.array(load_photo(photo, model.white)))[None]
+        image = torch.from_numpy(np.array(onnx.as_input(load_photo(photo, model.white))))
         out = run(image)
         probabilities, *more = out if isinstance(out, tuple) else (out,)
         familiarity = float(more[0][0]) if more and model.level is not None else None

@@ -1,6 +1,7 @@
 """An exported ONNX file as a model that predicts, without torch."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
 
 KEYS = ("classes", "threshold", "temperature")
 FAMILIARITY = "familiarity"  # the name of the second output
+MOST_PIXELS = 50_000_000  # that a graph is given of a photo
 INSTALL = 'pip install "thaw-vision[export]"'
+
+
+def as_input(image: Image.Image) -> np.ndarray:
+    """An upright RGB photo as an exported file takes it, uint8 `[1, H, W, 3]`.
+
+    The graph resizes whole photos, for which it takes 23 bytes a pixel, so squares of a very large
+    one are averaged before.
+    """
+    squares = math.ceil(math.sqrt(image.width * image.height / MOST_PIXELS))
+    return np.asarray(image.reduce(squares) if squares > 1 else image)[None]
 
 
 class OnnxModel:
@@ -51,7 +63,7 @@ class OnnxModel:
 
     def _run(self, images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities `[B, classes]` and familiarity `[B]`, where the file tells it."""
-        batch = np.stack([np.asarray(image) for image in images])
+        batch = np.concatenate([as_input(image) for image in images])
         try:
             rows, *more = map(np.asarray, self.session.run(None, {"images": batch}))
         except Exception as error:  # a class of its own for every reason
