@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import call_train, refusal
 
 from thaw.comparison import leaderboard
@@ -185,6 +186,30 @@ def test_the_best_epoch_is_lost(how, run, tmp_path):
     assert best.is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["loops", "optimizer_states", "callbacks", "best"])
+def test_parts_of_a_checkpoint_that_dont_fit_are_told(part, tmp_path):
+    """They are of the types that they should be, and yet of no run."""
+    broken = shutil.copytree(OLD / "broken", tmp_path / "broken")
+    path = broken / "checkpoints" / ("best.ckpt" if part == "best" else "last.ckpt")
+    found = torch.load(path, weights_only=True)
+    if part == "loops":
+        del found["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
+    elif part == "optimizer_states":
+        found["optimizer_states"][0]["param_groups"].pop()
+    elif part == "callbacks":
+        del found["callbacks"]["History"]["rows"][0]["seconds"]
+    else:
+        del found["state_dict"]
+    torch.save(found, path)
+    done = call_train(tmp_path, "resume=broken")
+    assert "Traceback" not in done.err + done.out
+    assert done.code == (0 if part == "best" else 2), done.err
+    assert read.status(broken)["state"] == ("done" if part == "best" else "failed")
+    if part != "best":
+        assert f"{path} isn't one to go on from: a part of it doesn't fit this run (" in done.err
+
+
 def test_both_forms_of_a_split_are_read(run):
     path = run / "split.json"
     old = read.split(run)
@@ -223,19 +248,22 @@ def test_a_damaged_run_in_a_sweep_is_named_at_its_end(run, tmp_path):
 
 
 def test_a_checkpoint_is_whole_or_says_why_not(tmp_path):
-    import torch
-
     from thaw.training.checkpoints import why_unusable
 
     good = torch.load(OLD / "broken" / "checkpoints" / "last.ckpt", weights_only=True)
     module = SimpleNamespace(state_dict=lambda: good["state_dict"])
     path = tmp_path / "last.ckpt"
     callbacks = good["callbacks"]
+    fit = good["loops"]["fit_loop"]
     staged, history = callbacks["StagedUnfreezing"], callbacks["History"]
     for changed, said in (
         ({}, None),
         ({"epoch": "1"}, "epoch: expected a whole number"),
         ({"loops": []}, "loops: expected a mapping"),
+        ({"loops": {"fit_loop": fit | {"a": {"b": "1"}}}}, "a.b: expected a whole number"),
+        ({"loops": {"fit_loop": fit | {"epoch_progress": {}}}}, "epoch_progress: it lacks current"),
+        ({"epoch": good["epoch"] + 1}, "epochs are done"),
+        ({"callbacks": callbacks | {"StagedUnfreezing": staged | {"starts": [9]}}}, "began at [9]"),
         ({"optimizer_states": []}, "optimizer_states: expected a list of 1"),
         ({"callbacks": {"History": history}}, "it lacks StagedUnfreezing"),
         ({"callbacks": callbacks | {"StagedUnfreezing": staged | {"schedule": 1}}}, "unknown key"),

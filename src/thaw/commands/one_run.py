@@ -41,7 +41,7 @@ from thaw.report.page import write as page
 from thaw.runs.folder import RunFolder, plain
 from thaw.sweeps import jobs
 from thaw.training import lr_find, plugins
-from thaw.training.checkpoints import Checkpoints, resume_point
+from thaw.training.checkpoints import Checkpoints, going_on, resume_point
 from thaw.training.features import Extractor
 from thaw.training.forgetting import Forgetting
 from thaw.training.frozen_work import FrozenWork
@@ -260,7 +260,8 @@ def fit(training: Training) -> dict[str, float]:
     module, data = training.module, training.data
     with training.clock("fit"):
         start = resume_point(training.run.checkpoints, module)
-        training.trainer.fit(module, data, ckpt_path=start, weights_only=True)
+        with going_on(start):
+            training.trainer.fit(module, data, ckpt_path=start, weights_only=True)
     return training.forgetting.after()  # at the end: the best epoch may precede the harm
 
 

@@ -3,7 +3,9 @@
 import logging
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from thaw.errors import UserError
 from thaw.files import beside, reserve
+from thaw.launch.build import first_line
 from thaw.nets.backbone import Backbone
 from thaw.runs.schema import Wrong, anything, items, number, record, text, whole
 from thaw.training.history import History
@@ -74,8 +78,12 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run that goes on has begun some phases; what it lost of its best epoch is said."""
         self.phases = len(self.staged.starts)
+        if self.history.rows:
+            self._check_best(pl_module)
+
+    def _check_best(self, module: LightningModule) -> None:
         path = self.folder / "best.ckpt"
-        if not self.history.rows or (reason := _unreadable(path, pl_module)) is None:
+        if (reason := _unreadable(path, module)) is None:
             return
         best, last = self.history.best["epoch"], self.history.rows[-1]["epoch"]
         self.history.forget_best()
@@ -84,10 +92,8 @@ class Checkpoints(Checkpoint):
                 "%s %s: it held the best epoch, %d; the best from epoch %d on takes its place.",
                 *(path, reason, best, last),
             )
-        self.best = {
-            name: tensor.detach().clone() for name, tensor in pl_module.state_dict().items()
-        }
-        self._write_best(trainer)
+        self.best = {name: t.detach().clone() for name, t in module.state_dict().items()}
+        self._write_best(module.trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What a phase that begins trains isn't frozen any more, as what is kept here may be."""
@@ -130,6 +136,8 @@ class Checkpoints(Checkpoint):
         `Trainer.test(ckpt_path=…)` would set the callbacks back to that epoch too.
         """
         assert self.history.best  # or it says that there is none
+        if not self.best:
+            self._check_best(module)  # of a run that had trained all its epochs before
         path = self.folder / "best.ckpt"
         best = self.best or torch.load(path, "cpu", weights_only=True)["state_dict"]
         module.load_state_dict(best)
@@ -154,10 +162,47 @@ def why_unusable(path: Path, module: LightningModule) -> str | None:
     if reason := _unreadable(path, module):
         return reason
     try:
-        _whole(torch.load(path, map_location="cpu", weights_only=True))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        _whole(found)
+        _agree(found)
     except Wrong as wrong:
         return f"is no checkpoint of Thaw's ({wrong})"
     return None
+
+
+def _agree(found: dict[str, Any]) -> None:
+    """Raise Wrong unless its parts say alike how many epochs were done, and of which phases."""
+    staged, history = (found["callbacks"][name] for name in ("StagedUnfreezing", "History"))
+    done = [row["epoch"] for row in history["rows"]][-1:]
+    counted = found["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    starts = staged["starts"]
+    if not done == [counted] == [found["epoch"] + 1]:
+        raise Wrong(
+            f"its parts say that {done}, {counted} and {found['epoch'] + 1} epochs are done"
+        )
+    if starts != sorted(starts) or starts[0] != 0 or starts[-1] > counted:
+        raise Wrong(
+            f"it says that its phases began at {starts}, and that {counted} epochs are done"
+        )
+
+
+@contextmanager
+def going_on(path: Path | None) -> Iterator[None]:
+    """Inside `with`, Lightning goes on from a checkpoint, whose parts may not fit this run.
+
+    Raises:
+        UserError: they don't, which Lightning tells in as many ways as there are parts.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if path is None or not any("checkpoint_connector" in f.filename for f in frames):
+            raise
+        raise UserError(
+            f"{path} isn't one to go on from: a part of it doesn't fit this run"
+            f" ({first_line(error)}). Remove it to go on from what was before it."
+        ) from error
 
 
 _row = record({"epoch": whole(1, 10**9), "phase": text(), MONITOR: number(finite=False)})
@@ -175,6 +220,17 @@ _callbacks = {
     "StagedUnfreezing": record(_staged, {"changed": record({}, others=items(text()))}, others=None),
     "History": record(_history, {"known_from": _count}, others=None),
 }
+
+
+def _progress(value: Any) -> None:
+    """Counts and flags of Lightning's loops, nested."""
+    if isinstance(value, dict):
+        record({}, others=_progress)(value)
+    elif not isinstance(value, bool):
+        _count(value)
+
+
+_epochs = record({"current": record({"processed": _count}, others=_progress)}, others=_progress)
 _optimizer = record({"state": anything, "param_groups": items(record({"params": anything}))})
 _whole = record(
     {
@@ -182,7 +238,7 @@ _whole = record(
         "global_step": _count,
         "callbacks": record(_callbacks),
         "optimizer_states": items(_optimizer, 1, 1),
-        "loops": record({"fit_loop": record({})}),
+        "loops": record({"fit_loop": record({"epoch_progress": _epochs}, others=_progress)}),
     }
 )
 
