@@ -57,6 +57,8 @@ UNKNOWN = {
     "loss.label_smoothing=0.1": "+loss.label_smoothing=0.1",
     "logger=[tensorboard,cvs]": "There is no logger=cvs; near it are csv",
     "~nobody": "There is no setting nobody",
+    "+arch=small_cnn": "change it as arch=NAME.",
+    "++experiment=lesson": "change it as experiment=NAME.",
 }
 UNREAD = {
     "optimizer.lr=5": "finetune.phases.head.lr",

@@ -158,6 +158,10 @@ def _first_line(error: Exception) -> str:
         return f"{found[1]} is set already; change it without a +, as {found[1]}=VALUE."
     if found := re.match(r"Error merging override \+*([^=]+)=(.*)", text):
         return f"Expected {found[1]} to be a group of settings, got {found[2]}."
+    twice = r"Multiple values for (\S+)\.|(\S+) appears more than once|force-add .*'\++(\S+?)="
+    if found := re.match(twice, text):
+        group = next(filter(None, found.groups()))
+        return f"{group} is a group that is chosen from already; change it as {group}=NAME."
     if found := re.match(r"Could not delete from config.*?'(.+)'", text):
         return f"There is nothing to leave out at {found[1]}."
     return text
