@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from thaw.data.splits import Sample, together
 from thaw.data.splits import folds as deal
 from thaw.errors import UserError
-from thaw.training.probe.logistic import PENALTIES, WORSE, Problem, Space
+from thaw.training.probe.logistic import PENALTIES, ROUGH, WORSE, Problem, Space
 
 FEWEST = 3  # folds: one to predict, and of what is left one to choose the penalty on
 MOST_TO_CHOOSE = 1000  # photos that choose the penalty: more of them cost much and change little
@@ -80,7 +80,7 @@ def _penalties(problem: Problem, folds: Tensor, count: int) -> Tensor:
     pairs = torch.tensor([*combinations(range(count), 2)])
     inside = (folds[:, None, None] != pairs).all(dim=2).float()
     lengths, losses = _lengths(problem.x, inside), torch.full((len(PENALTIES), count), torch.inf)
-    path = replace(problem, weigh=inside).path([p * lengths for p in PENALTIES])
+    path = replace(problem, weigh=inside, tolerance=ROUGH).path([p * lengths for p in PENALTIES])
     for now, found in zip(losses, path, strict=True):
         now.zero_()
         for (one, other), layer in zip(pairs.tolist(), found, strict=True):

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 PENALTIES = tuple(10 ** (0.5 - i / 2) for i in range(9))  # of L2, from the stiffest on
 FLAT = 1e-7  # a direction with less than this share of the liveliest's square is noise
 STEPS, HISTORY = 100, 10  # of L-BFGS, at most
+ROUGH = 1e-5  # change of the mean loss at which a layer is solved well enough to choose by
 WORSE = 1.02  # times the lowest loss, from which on laxer penalties aren't tried
 
 
@@ -81,6 +82,7 @@ class Problem:
         classes: how many.
         weigh: how much each photo counts for each layer `[N, P]`; 0 where it has no part.
         smoothing: of the labels, as `torch.nn.CrossEntropyLoss` has it.
+        tolerance: change of the mean loss at which it is solved.
     """
 
     x: Tensor
@@ -89,6 +91,7 @@ class Problem:
     classes: int
     weigh: Tensor
     smoothing: float = 0.0
+    tolerance: float = 1e-8
 
     def path(self, penalties: Iterable[float | Tensor] = PENALTIES) -> Iterator[list[Linear]]:
         """The best layers for each penalty, from the stiffest on; each begins with the last.
@@ -109,7 +112,7 @@ class Problem:
         share = self.weigh.mean(dim=0)[:, None]
         curve = ((self.spread[:, None, None] * share / 4 + penalty) / photos).sqrt()
         variables = [(weight * curve).requires_grad_(), (bias / 2).requires_grad_()]
-        options = {"max_iter": STEPS, "tolerance_grad": 1e-5, "tolerance_change": 1e-8}
+        options = {"max_iter": STEPS, "tolerance_grad": 1e-5, "tolerance_change": self.tolerance}
         options |= {"history_size": HISTORY, "line_search_fn": "strong_wolfe"}
         solver = torch.optim.LBFGS(variables, **options)
         labels = self.labels.repeat_interleave(len(penalty))
@@ -138,7 +141,7 @@ def chosen(problem: Problem, folds: Tensor) -> tuple[int, float]:
     """
     out = F.one_hot(folds) * problem.weigh
     losses: list[float] = []
-    for found in replace(problem, weigh=problem.weigh - out).path():
+    for found in replace(problem, weigh=problem.weigh - out, tolerance=ROUGH).path():
         each = zip(found, out.T, strict=True)
         losses.append(sum(_loss(problem, layer, own) for layer, own in each))
         if losses[-1] > WORSE * min(losses):

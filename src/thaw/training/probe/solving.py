@@ -86,7 +86,7 @@ class Solving(Callback):
         digests = data.digests("train")
         folds = self._folds(samples, [digests[i] for i in whole], module)
         place, loss = (USUAL, None) if folds is None else chosen(problem, folds)
-        *_, (found,) = problem.path(PENALTIES[: place + 1])
+        ((found,),) = problem.path([PENALTIES[place]])
         log.info(
             "phase %s: solved on %d photos, L2 of %.2g%s, in %.1f s",
             self.staged.phase.name,
