@@ -33,7 +33,7 @@ def main() -> None:
         try:
             address = f"http://localhost:{PORT}"
             wait_for(address)
-            curves = f"{address}/#timeseries&tagFilter=%5E(train%7Cval)%2F"
+            curves = f"{address}/#custom_scalars"
             save(screenshot(curves, Path(place, "board.png"), 760), "tensorboard.png")
         finally:
             board.terminate()
