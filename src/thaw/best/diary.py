@@ -23,6 +23,7 @@ from thaw.files import beside, write, write_json
 from thaw.launch.names import job_name
 from thaw.runs.read import damage, read_json
 from thaw.runs.schema import Wrong, items, number, one_of, record, text
+from thaw.screen import wrapped
 
 log = logging.getLogger(__name__)
 FILE = "best.json"
@@ -144,4 +145,4 @@ class Diary:
 def say(line: str, style: str = "") -> None:
     """Print a line as it is, and note it in the log file."""
     log.debug("%s", line)
-    get_console().print(Text(printable(line), style), soft_wrap=True)
+    get_console().print(Text(wrapped(printable(line)), style), soft_wrap=True)

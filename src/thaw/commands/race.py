@@ -62,10 +62,7 @@ def _try(found: Search, way: Way, leader: Way) -> Way:
                 said = f"would take {told(seconds)}"
                 diary.add(f"try {way.name}, part {part + 1}", said, "no time")
                 break
-            before = budget.spent
             logits[inside] = _asked(found, way, part)
-            found.slower = max(1.0, (budget.spent - before) / seconds)
-            budget.kept = end_of(found, leader)
             diary.remember(way.name, logits)
             fight = duel(logits, found.said[leader.name], found.labels)
             diary.add(f"try {way.name}, part {part + 1}", f"against {leader.name}: {fight}")

@@ -51,7 +51,6 @@ class Search:
     overhead: float = (
         0.0  # seconds that it took to begin; building, figures and report take as long
     )
-    slower: float = 1.0  # times a forecast that the last training took, if more than 1
     said: dict[str, Tensor] = field(default_factory=dict)  # by a way's name
     fitted: Training | None = None  # the run that was fitted last, until it is decided on
 
@@ -115,7 +114,7 @@ def end_of(found: Search, way: Way) -> float:
     """Seconds from the last decision on: what isn't in the cache is seen once more, and test."""
     photos = len(found.data.splits["test"]) + (len(found.samples) if way.recipe != HEAD else 0)
     pace = max(found.paces[way.net.name], found.paces.get(way.name, 0.0))
-    return found.slower * (found.overhead + pace * photos)
+    return found.overhead + pace * photos
 
 
 def probe(found: Search, looks: Sequence[Look]) -> list[Way]:

@@ -168,7 +168,7 @@ def fit(
 
 def test(way: Way, shared: Sequence[str], folder: Path) -> None:
     """Open test, for a way that has been fitted, and write what a run folder holds."""
-    in_python.begun(words_of(way, shared, folder))
+    in_python.begun(words_of(way, shared, folder), one_run.one_run)  # the search says how to go on
 
 
 def words_of(way: Way, shared: Sequence[str], folder: Path) -> list[str]:
