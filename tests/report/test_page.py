@@ -10,6 +10,7 @@ from thaw.escape import printable
 from thaw.page.chart import around, ticks, whole
 from thaw.page.lines import Line, curves
 from thaw.page.pictures import link
+from thaw.page.points import Point, against_cost
 from thaw.report.page.write import write
 
 
@@ -83,6 +84,13 @@ def test_charts_take_what_there_is():
     assert "nan" not in one
     assert len(ticks(*around([0.1, 0.9]))) in range(3, 9)
     assert len(whole(0, 500)) < 9
+
+
+def test_points_at_one_place_are_all_named():
+    points = [Point(i, f"<{i}>", 12.0, 0.9, 0.8, 0.95) for i in (1, 2)]
+    drawn = against_cost(points, "latency")
+    assert ">1, 2</text>" in drawn
+    assert "&lt;1&gt;" in drawn
 
 
 def test_an_address_is_relative_and_quoted(tmp_path):

@@ -43,5 +43,16 @@ def against_cost(points: Sequence[Point], label: str) -> Markup:
             '<g><title>{}</title><circle class="dot {}" cx="{}" cy="{}" r="8"/>'
             '<text class="rank" x="{}" y="{}" text-anchor="middle">{}</text></g>'
         )
-        dots.append(Markup(dot).format(what, colour, across, up, across, up + 4, point.rank))
+        same = [
+            str(other.rank)
+            for other in points
+            if (frame.px(other.cost), frame.py(other.accuracy)) == (across, up)
+        ]
+        ranks = ", ".join(same) if len(same) < 4 else f"{same[0]} …"  # one covers the others
+        dots.append(
+            Markup(dot).format(what, colour, across, up, across, up + 4, min(same, key=int))
+        )
+        if len(same) > 1:
+            beside = '<text class="small" x="{}" y="{}">{}</text>'
+            dots.append(Markup(beside).format(across + 11, up + 4, ranks))
     return drawn([*parts, *dots], f"Test accuracy against {label}, of {len(points)} configurations")
