@@ -108,9 +108,10 @@ def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
         photos = f"95% interval {low:.1%} to {high:.1%}, {values['given/images']} photos"
         rows["given test"] = f"{values['given/acc']:.1%}  ({photos}): the model below, opened once"
     if "refit" in values:
+        epochs = f"{values['refit/epochs']} epoch{'s' if values['refit/epochs'] > 1 else ''}"
         rows["model"] = (
             f"{values['model/bytes'] / 1e6:.1f} MB, of all {values['refit/images']}"
-            f" photos, {values['refit/epochs']} epochs as in the folds' median; how good it is, the"
+            f" photos, {epochs} as in the folds' median; how good it is, the"
             " folds tell"
         )
         follow = command(door("predict"), f"{run} PHOTO")

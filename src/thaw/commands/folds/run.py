@@ -80,6 +80,7 @@ def share_out(data: PhotoFolder, k: int) -> list[PhotoFolder]:
     """
     splits = [split for split in NAMES if split != "test" or "test" in data.cut]
     photos = [sample for split in splits for sample in data.splits[split]]
+    photos.sort(key=lambda sample: (sample.label, sample.path))  # however they were split
     alike = data.known.alike([data.root / sample.path for sample in photos])
     keys = together(alike, [sample.group for sample in photos])
     if k > len(set(keys)):
