@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPO, call_train, make_photos
+from conftest import REPO, call_train, make_photos, paint
 
 from docs import reference
 
@@ -116,8 +116,10 @@ def place(tmp_path_factory):
     done = call_train(folder, *tiny, f"data.root={photos}", *how)
     assert done.code == 0, done.err
     shutil.copytree(done.run, folder / "RUN")
-    for name in ("PHOTOS", "FOLDER", "PHOTO_OR_FOLDER", "OTHER_PHOTOS"):
+    for name in ("PHOTOS", "PHOTO_OR_FOLDER", "OTHER_PHOTOS"):
         shutil.copytree(photos / "test", folder / name)
+    for i in range(8):  # of no class yet
+        paint(folder / "FOLDER" / f"{i}.jpg", (120, 30 * i, 60), 9000 + i)
     shutil.copy(next(photos.glob("test/*/*.jpg")), folder / "PHOTO")
     return folder
 
