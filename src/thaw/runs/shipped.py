@@ -40,7 +40,8 @@ def moved(settings: Any) -> Any:
 
 def moved_in(text: str) -> str:
     """An override, with the names that things have now."""
-    return re.sub(r"(?<![\w.])thaw(?:\.\w+)+(?![\w.])", lambda m: MOVED.get(m[0], m[0]), text)
+    names = r"(?<![\w.])(?:thaw|lightning)(?:\.\w+)+(?![\w.])"
+    return re.sub(names, lambda m: MOVED.get(m[0], m[0]), text)
 
 
 def _load(path: Path) -> dict[str, Any]:
