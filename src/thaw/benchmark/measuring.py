@@ -36,6 +36,7 @@ ROWS = {
     "predict": ("bare", "photo", "folder"),
     "photos": ("pass", "predicted", "evaluated"),
     "check": ("thaw", "check"),
+    "folds": ("thaw", "folds"),
     "memory": ("few", "many"),
 }
 

@@ -28,7 +28,7 @@ def one(system: str, row: str, job: dict[str, Any]) -> None:
         with suppress(Exception):  # some only look like modules
             importlib.import_module(name)
     began = time.perf_counter()
-    result = run(system if row in ("sweep", "check") else row, job)
+    result = run(system if row in ("sweep", "check", "folds") else row, job)
     result = {"seconds": time.perf_counter() - began} | result
     if not known:
         files.write_json(imports, [*sys.modules])
@@ -263,6 +263,8 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
         arguments += ["finetune=last_block", f"finetune.phases.last.epochs={sizes['last']}"]
     if row in ("full", "parts"):
         arguments += ["finetune=full", "finetune.phases.all.epochs=1"]
+    if row == "folds":
+        arguments.append("folds=5")
     if row == "sweep":
         rates = [f"{10 ** (-4 + 2 * i / (sizes['rates'] - 1)):.2e}" for i in range(sizes["rates"])]
         arguments += [f"finetune.phases.head.lr={','.join(rates)}", f"hydra.sweep.dir='{run}'"]
@@ -284,11 +286,16 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
     except SystemExit as stop:
         if stop.code:
             raise RuntimeError(f"It ended with {stop.code}.") from None
-    jobs = [json.loads(file.read_text()) for file in run.rglob("metrics.json")]
+    runs = [run] if row == "folds" else [file.parent for file in run.rglob("metrics.json")]
+    jobs = [json.loads((folder / "metrics.json").read_text()) for folder in runs]
     if len(jobs) != (sizes["rates"] if row == "sweep" else 1):
         raise RuntimeError(f"{len(jobs)} jobs finished.")
     result = {"acc": max(metrics["test/acc"] for metrics in jobs)}  # a sweep has rates too low
-    if row not in ("sweep", "thaw"):  # to the end of the test: other systems report nothing
+    if row not in (
+        "sweep",
+        "thaw",
+        "folds",
+    ):  # to the end of the test: other systems report nothing
         result["seconds"] = tested[0] - began
     if row in ("last_block", "full", "parts"):
         with (run / "history.csv").open(newline="") as file:

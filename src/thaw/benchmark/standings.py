@@ -39,6 +39,7 @@ PAIRS = (  # row, what of it, system, what it is compared with, label
     ("photos", "seconds", "pass", "predicted", "one fused pass over {images:.0f} photos : predict"),
     ("photos", "seconds", "pass", "evaluated", "the same : evaluate"),
     ("check", "seconds", "check", "thaw", "check : a cold run"),
+    ("folds", "seconds", "folds", "thaw", "5 folds, cold : one cold run"),
     ("memory", "rss", "many", "few", "peak memory, {many_images:,} : {few_images:,} images"),
     ("memory", "seconds", "many", "few", "head, {many_images:,} : {few_images:,} images"),
 )
