@@ -146,6 +146,7 @@ SCRIPTS = (
     "predict",
     "serve",
     "shortlist",
+    "soup",
 )
 
 
