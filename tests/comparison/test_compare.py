@@ -36,9 +36,13 @@ def plant(
     state: str = "done",
     reason: str | None = None,
     settings: dict[str, Any] | None = None,
+    group: int = 0,
     **metrics: float,
 ) -> Path:
-    """Write a run folder: `right` says of each test photo whether the run labels it right."""
+    """Write a run folder: `right` says of each test photo whether the run labels it right.
+
+    So many photos in a row are a `group`.
+    """
     right = [mark in (True, "1") for mark in right]
     cfg = OmegaConf.create(
         {
@@ -74,7 +78,11 @@ def plant(
     _json(folder / "environment.json", {"device": "cpu x86_64", "threads": 1})
     labels = ["ab"[i % 2] for i in range(len(right))]
     paths = [f"{photos}/{label}/{i}.jpg" for i, label in enumerate(labels)]
-    _json(folder / "split.json", {"val": list(val), "test": paths})
+    test = [
+        {"path": path, "label": label, "group": f"clip{i // group}"} if group else path
+        for i, (path, label) in enumerate(zip(paths, labels, strict=True))
+    ]
+    _json(folder / "split.json", {"classes": ["a", "b"], "val": list(val), "test": test})
     if state != "done":
         return folder
     known = {
@@ -338,6 +346,39 @@ def test_a_test_split_that_each_seed_cuts_anew(tmp_path):
     assert pair.photos == 120
     assert (pair.only_a, pair.only_b) == (6, 0)  # seed 2, which b lacks, is not looked at
     assert pair.lead == pytest.approx(6 / 120)
+
+
+def test_photos_that_come_in_groups_count_by_group(tmp_path):
+    """Of 12 photos that one gets right and the other doesn't, all are of 2 clips."""
+    for name, group in (("alone", 0), ("clips", 6)):
+        told = {"test_groups": 10, "test_acc_low": 0.7, "test_acc_high": 0.95} if group else {}
+        for seed in (0, 1):
+            wide = {key: value - 0.1 * seed for key, value in told.items() if "acc" in key}
+            best = {"arch": "a", "val_loss": 0.2} | told | wide
+            plant(tmp_path / f"{name}/a{seed}", right(), seed=seed, group=group, **best)
+            worse = {"arch": "b", "val_loss": 0.4} | told
+            plant(tmp_path / f"{name}/b{seed}", right(range(12)), seed=seed, group=group, **worse)
+    (alone,) = leaderboard.compare([tmp_path / "alone"]).pairs
+    board = leaderboard.compare([tmp_path / "clips"])
+    (pair,) = board.pairs
+    assert (alone.groups, alone.p) == (None, pytest.approx(2 / 2**12))
+    assert (pair.groups, pair.p) == (10, pytest.approx(2 / 2**2))
+    assert (pair.only_a, pair.only_b, pair.lead) == (12, 0, alone.lead)
+    assert alone.needed is not None
+    assert pair.needed > 60 > alone.needed
+    assert "told apart on 60 photos in 10 groups (20.0 points, p = 0.5)" in pair.sentence
+    assert pair.sentence.endswith("photos in such groups")
+    assert "of 60 test photos in 10 groups (95% interval 65.0% to 90.0%)" in board.sentences[0]
+    assert board.caveat.endswith("for p each group counts as one.")
+
+
+def test_groups_of_two_kinds_are_joined(tmp_path):
+    """Runs that were grouped in two ways: what either keeps together counts as one."""
+    plant(tmp_path / "a", right(), arch="a", group=2, val_loss=0.1)
+    plant(tmp_path / "b", right([0, 1, 2]), arch="b", group=3)
+    (pair,) = leaderboard.compare([tmp_path]).pairs
+    assert pair.groups == 10  # photos 0-5, 6-11, …
+    assert pair.p == 1
 
 
 # --- runs that don't count ------------------------------------------------------------------------

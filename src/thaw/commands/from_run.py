@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig
 
 from thaw.commands.one_run import one_run
-from thaw.comparison.verdict import p_text, paired_p
+from thaw.comparison.verdict import by_group, p_text, paired_p
 from thaw.data.folder import PhotoFolder
 from thaw.data.listing.listed import few, many
 from thaw.data.splits import NAMES, Sample, together
@@ -174,9 +174,11 @@ def verdict(old: Old, data: PhotoFolder, run: RunFolder) -> None:
     if not len(gains):
         log.warning("No old test photo is left with its label, so there is no verdict.")
         return
-    better, worse, p = int((gains > 0).sum()), int((gains < 0).sum()), paired_p(gains)
-    told: dict[str, Any] = {"from_run/images": len(gains), "from_run/better": better}
-    told |= {"from_run/worse": worse, "from_run/p": p}
+    group_of = {sample.path: sample.group for sample in data.splits["test"]}
+    keys = together([group_of[now.path] for _, now in same])
+    better, worse, p = (gains > 0).sum(), (gains < 0).sum(), paired_p(by_group(gains, keys))
+    told: dict[str, Any] = {"from_run/images": len(gains), "from_run/better": int(better)}
+    told |= {"from_run/worse": int(worse), "from_run/p": p}
     told["from_run/acc_before"] = sum(w.label == w.prediction for w, _ in same) / len(same)
     told["from_run/acc"] = sum(n.label == n.prediction for _, n in same) / len(same)
     write_json(run.path / "metrics.json", run.metrics | told)

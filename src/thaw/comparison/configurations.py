@@ -11,6 +11,7 @@ from thaw.intervals import wilson
 from thaw.runs.finished import Run
 
 GROUPS = ("arch", "data", "augment", "optimizer", "finetune", "trainer", "loss", "callbacks")
+GROUPED = "test/groups"
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,25 @@ class Configuration:
         return min(len(run.right) for run in self.runs)
 
     @property
+    def groups(self) -> int | None:
+        """Groups that the test photos of one run come in; None where each stands alone."""
+        counts = [run.metrics[GROUPED] for run in self.runs if GROUPED in run.metrics]
+        return min(counts, default=None)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """95% interval of the test accuracy, averaged over the seeds, for other such photos.
 
         Wilson's for as many photos as one run was tested on. Three models' answers to a photo are
         no three photos: what is hard for one is hard for the next, so counting each answer would
         make the interval too narrow by up to the square root of 3. What another seed changes is
-        not in it either; that is the standard deviation over seeds. Where photos come in groups,
-        the runs' own intervals are of groups (`test/groups`).
+        not in it either; that is the standard deviation over seeds.
+
+        Where photos come in groups, the runs' own intervals are made by drawing groups, and this is
+        the mean of their lower and of their upper ends. It is rather too wide than too narrow: an
+        average varies at most as much as what is averaged does on average.
         """
-        if any("test/groups" in run.metrics for run in self.runs):
+        if self.groups:
             return self.mean("test/acc_low"), self.mean("test/acc_high")
         return wilson(self.mean("test/acc") * self.photos, self.photos)
 

@@ -188,7 +188,7 @@ def _pair_grid(board: "Leaderboard") -> "Figure":
         board.pairs[0].sentence
         if number == 2
         else f"{apart or 'None'} of {len(board.pairs)} pairs can be told apart on"
-        f" {board.pairs[0].photos} test photos"
+        f" {board.pairs[0].tested_on}"
     )
     below = " Below: photos that only the row got right : only the column."
     title(

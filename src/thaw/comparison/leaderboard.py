@@ -11,7 +11,7 @@ from typing import Any
 
 from thaw.comparison.configurations import Configuration, group
 from thaw.comparison.pairs import check_same_photos, every_two
-from thaw.comparison.verdict import ALPHA, Pair, listed
+from thaw.comparison.verdict import ALPHA, Pair, in_groups, listed
 from thaw.runs.finished import Unfinished, find
 
 # `thaw.training.unfreezing.MONITOR`, which picks the epoch within a run; it needs torch
@@ -49,6 +49,7 @@ class Leaderboard:
             f"{'The winner on val is ' if others else ''}{winner.name}"
             f" (val loss {winner.mean(MONITOR):.3f}, accuracy {winner.mean('val/acc'):.1%}{seeds}):"
             f" {winner.mean('test/acc'):.1%} of {winner.photos} test photos"
+            f"{in_groups(winner.groups)}"
             f" (95% interval {low:.1%} to {high:.1%})."
         ]
         if not others:
@@ -79,14 +80,22 @@ class Leaderboard:
     @property
     def caveat(self) -> str:
         """What the p-values don't cover."""
+        grouped = any(pair.groups for pair in self.pairs)
+        groups = " Photos come in groups, and for p each group counts as one." if grouped else ""
         if any(len(c.runs) == 1 for c in self.configurations):
-            return "Where there is one seed, a small difference may turn round with the next one."
-        return "p is for these trained models on other such photos; ± is what another seed changes."
+            return (
+                "Where there is one seed, a small difference may turn round with the next one."
+                + groups
+            )
+        return (
+            "p is for these trained models on other such photos; ± is what another seed changes."
+            + groups
+        )
 
 
 def _together(winner: str, pairs: Sequence[Pair]) -> list[str]:
     """The winner's pairs in a few sentences; `pairs` all begin with it."""
-    photos = f"on the same {pairs[0].photos} photos (p < {ALPHA}, Holm)"
+    photos = f"on the same {pairs[0].tested_on} (p < {ALPHA}, Holm)"
     apart = [pair for pair in pairs if pair.told_apart]
     beaten = [pair.b for pair in apart if pair.lead > 0]
     beating = [pair.b for pair in apart if pair.lead < 0]
@@ -98,9 +107,7 @@ def _together(winner: str, pairs: Sequence[Pair]) -> list[str]:
         verb = "beats" if len(beating) == 1 else "beat"
         said.append(f"{listed(beating)} {verb} {winner} {photos}.")
     if rest:
-        said.append(
-            f"{winner} can't be told apart from {listed(rest)} on {pairs[0].photos} photos."
-        )
+        said.append(f"{winner} can't be told apart from {listed(rest)} on {pairs[0].tested_on}.")
     return said
 
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from thaw.comparison.configurations import Configuration
-from thaw.comparison.verdict import ALPHA, Pair, holm, paired_p, photos_needed
+from thaw.comparison.verdict import ALPHA, Pair, by_group, holm, paired_p, photos_needed
+from thaw.data.splits import together
 from thaw.errors import UserError
 from thaw.runs.finished import Run
 
@@ -52,41 +54,56 @@ def every_two(configurations: Sequence[Configuration]) -> list[Pair]:
     """
     both = list(combinations(configurations, 2))
     differences = _differences(configurations)
-    values = [paired_p(difference) for difference, _ in differences]
+    values = [paired_p(difference.groups) for difference in differences]
     found = []
-    for (a, b), (difference, unit), p, corrected in zip(
+    for (a, b), difference, p, corrected in zip(
         both, differences, values, holm(values), strict=True
     ):
-        lead = float(difference.sum()) / unit
+        each, groups = difference.photos, difference.groups
+        lead = float(each.sum()) / difference.most
+        # As strict as Holm may be: or fewer photos than there are could seem enough.
+        needed = photos_needed(groups, alpha=ALPHA / len(both))
         found.append(
             Pair(
                 a=a.name,
                 b=b.name,
-                photos=len(difference),
-                only_a=float(difference.clip(min=0).sum()) * len(difference) / unit,
-                only_b=float((-difference).clip(min=0).sum()) * len(difference) / unit,
+                photos=len(each),
+                only_a=float(each.clip(min=0).sum()) * len(each) / difference.most,
+                only_b=float((-each).clip(min=0).sum()) * len(each) / difference.most,
                 lead=lead,
                 p=p,
                 p_holm=corrected,
-                # As strict as Holm may be: or fewer photos than there are could seem enough.
-                needed=photos_needed(difference, alpha=ALPHA / len(both)),
+                needed=needed and math.ceil(needed * len(each) / len(groups)),
                 corrected=len(both) > 1,
                 seeds=_seeds_ahead(a, b, lead),
+                groups=len(groups) if len(groups) < len(each) else None,
             )
         )
     return found
 
 
-def _differences(configurations: Sequence[Configuration]) -> list[tuple[np.ndarray, int]]:
-    """Of every two: how much more often the first is right on each photo, in whole numbers.
+@dataclass(frozen=True)
+class _Difference:
+    """How much more often one configuration is right than another, in whole numbers.
 
-    An array `[photos]`, and the number that it would add up to if the first were always right and
-    the second never.
+    Args:
+        photos: of each photo `[photos]`.
+        groups: of each group that photos come in, summed `[groups]`; else as `photos`.
+        most: what it would add up to if the first were always right and the second never.
     """
+
+    photos: np.ndarray
+    groups: np.ndarray
+    most: int
+
+
+def _differences(configurations: Sequence[Configuration]) -> list[_Difference]:
+    """Of every two."""
     runs = [run for configuration in configurations for run in configuration.runs]
     photos = sorted(runs[0].right)
     if any(run.right.keys() != runs[0].right.keys() for run in runs):
         return [_differences_by_seed(a, b) for a, b in combinations(configurations, 2)]
+    keys = _groups(photos, runs)
     right = [
         (len(c.runs), np.sum([[run.right[photo] for photo in photos] for run in c.runs], axis=0))
         for c in configurations
@@ -94,12 +111,12 @@ def _differences(configurations: Sequence[Configuration]) -> list[tuple[np.ndarr
     found = []
     for (seeds_a, of_a), (seeds_b, of_b) in combinations(right, 2):
         times = math.lcm(seeds_a, seeds_b)
-        difference = of_a * (times // seeds_a) - of_b * (times // seeds_b)
-        found.append((difference, times * len(photos)))
+        each = of_a * (times // seeds_a) - of_b * (times // seeds_b)
+        found.append(_Difference(each, by_group(each, keys), times * len(photos)))
     return found
 
 
-def _differences_by_seed(a: Configuration, b: Configuration) -> tuple[np.ndarray, int]:
+def _differences_by_seed(a: Configuration, b: Configuration) -> _Difference:
     """As `_differences`, where each seed has test photos of its own: of the seeds of both."""
     shared = _shared_seeds(a, b)
     if not shared:
@@ -108,7 +125,17 @@ def _differences_by_seed(a: Configuration, b: Configuration) -> tuple[np.ndarray
     for of_a, of_b in shared:
         for photo, right in of_a.right.items():
             difference[photo] = difference.get(photo, 0) + right - of_b.right[photo]
-    return np.array(list(difference.values())), sum(len(of_a.right) for of_a, _ in shared)
+    each, keys = np.array(list(difference.values())), _groups([*difference], [*a.runs, *b.runs])
+    return _Difference(each, by_group(each, keys), sum(len(of_a.right) for of_a, _ in shared))
+
+
+def _groups(photos: Sequence[tuple[str, str]], runs: Sequence[Run]) -> list[int]:
+    """What each photo belongs to, by all runs: they may have been grouped in several ways."""
+    known: list[dict[str, str]] = []
+    for run in runs:
+        if run.groups not in known:
+            known.append(run.groups)
+    return together(*([groups.get(path) for path, _ in photos] for groups in known))
 
 
 def _shared_seeds(a: Configuration, b: Configuration) -> list[tuple[Run, Run]]:

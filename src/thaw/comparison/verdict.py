@@ -19,10 +19,11 @@ class Pair:
     """Two configurations on the same test photos, `a` before `b` in the leaderboard.
 
     `only_a` counts the photos that `a` gets right and `b` wrong (with several seeds, the photos by
-    which their averages differ), `lead` is how much more accurate `a` is. `p_holm` is `p` corrected
-    for all the pairs that were looked at. `needed` is the number of photos it would take to tell
-    them apart, None where they are right equally often. `seeds` says in how many of the shared
-    seeds the one that leads is ahead, and how many there are.
+    which their averages differ), `lead` is how much more accurate `a` is. `groups` is the number of
+    groups that the photos come in, None where each stands alone. `p_holm` is `p` corrected for all
+    the pairs that were looked at. `needed` is the number of photos it would take to tell them
+    apart, in groups of the same size, None where they are right equally often. `seeds` says in how
+    many of the shared seeds the one that leads is ahead, and how many there are.
     """
 
     a: str
@@ -36,6 +37,12 @@ class Pair:
     needed: int | None
     corrected: bool
     seeds: tuple[int, int]
+    groups: int | None = None
+
+    @property
+    def tested_on(self) -> str:
+        """The photos, and the groups that they come in."""
+        return f"{self.photos} photos{in_groups(self.groups)}"
 
     @property
     def told_apart(self) -> bool:
@@ -51,13 +58,23 @@ class Pair:
             better, worse = (self.a, self.b) if self.lead > 0 else (self.b, self.a)
             ahead, seeds = self.seeds
             but = f", though with {ahead} of {seeds} seeds only" if ahead < seeds else ""
-            return f"{better} beats {worse} by {points} on the same {self.photos} photos ({p}){but}"
-        apart = f"{self.a} and {self.b} can't be told apart on {self.photos} photos"
+            return f"{better} beats {worse} by {points} on the same {self.tested_on} ({p}){but}"
+        apart = f"{self.a} and {self.b} can't be told apart on {self.tested_on}"
         if self.only_a == self.only_b == 0:
             return f"{apart} ({p}): they are right on the same ones"
         if self.needed is None:
             return f"{apart} ({p}): they are right equally often, so no number of photos would do"
-        return f"{apart} ({points}, {p}); it would take about {_about(self.needed):,} photos"
+        such = " in such groups" if self.groups else ""
+        return f"{apart} ({points}, {p}); it would take about {_about(self.needed):,} photos{such}"
+
+
+def in_groups(groups: int | None) -> str:
+    """What follows a number of photos that come in groups.
+
+    >>> in_groups(40), in_groups(None)
+    (' in 40 groups', '')
+    """
+    return f" in {groups} group{'s' if groups > 1 else ''}" if groups else ""
 
 
 def listed(names: Sequence[str]) -> str:
@@ -86,6 +103,24 @@ def _about(number: int) -> int:
     return math.ceil(number / unit) * unit
 
 
+def by_group(differences: np.ndarray, keys: Sequence[int]) -> np.ndarray:
+    """The sum of each group's differences `[groups]`, of differences `[photos]`.
+
+    Photos of a patient or a clip are right or wrong together, so it is groups that chance may turn
+    the other way round: as if they were so many photos, p would be far too small.
+
+    Args:
+        keys: what each photo belongs to.
+
+    >>> by_group(np.array([1, 1, -1, 0]), [7, 7, 2, 9]).tolist()
+    [-1, 2, 0]
+    """
+    names, places = np.unique(np.asarray(keys, int), return_inverse=True)
+    sums = np.zeros(len(names), int)
+    np.add.at(sums, places, differences)
+    return sums
+
+
 def paired_p(differences: np.ndarray) -> float:
     """Two-sided p of paired differences, exact: how often chance alone gives one so far from 0.
 
@@ -100,7 +135,7 @@ def paired_p(differences: np.ndarray) -> float:
     whether new seeds would give the like is not in this p.
 
     Args:
-        differences: whole numbers `[photos]`.
+        differences: whole numbers `[photos]`, or `[groups]` (`by_group`) where photos have groups.
     """
     total = int(abs(differences).sum())
     spread = np.ones(1)  # spread[t]: chance that the positive differences add up to t

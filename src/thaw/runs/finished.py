@@ -27,6 +27,7 @@ class Run:
     history: list[dict[str, Any]]  # a row an epoch
     right: dict[tuple[str, str], bool]  # by a test photo's path and label
     val: frozenset[str]  # paths of the val photos
+    groups: dict[str, str]  # by path, of photos that come in groups (`data.group`)
     device: str
     updated: str
 
@@ -106,6 +107,12 @@ def _read(folder: Path, status: Mapping[str, Any]) -> Run:
         history=read.history(folder),
         right={(a.path, a.label): a.label == a.prediction for a in read.predictions(folder)},
         val=frozenset(split.paths("val")),
+        groups={
+            photo.path: photo.group
+            for photos in split.photos.values()
+            for photo in photos
+            if photo.group is not None
+        },
         device=f"{circumstances['device']}, {threads} thread{'s' if threads != 1 else ''}",
         updated=status["updated"],
     )

@@ -119,7 +119,7 @@ _metrics = record(
         **dict.fromkeys(("seconds/features", "model/latency_ms"), _amount),
         **dict.fromkeys(("drift/imagenet", "drift/features"), _amount),
         **dict.fromkeys(("params/total", "params/trainable", "model/bytes"), _count),
-        **dict.fromkeys(("test/images", "val/images", "drift/images"), _count),
+        **dict.fromkeys(("test/images", "test/groups", "val/images", "drift/images"), _count),
         **dict.fromkeys(("epochs", "best/epoch"), whole(1, 10**9)),
     },
 )
