@@ -5,11 +5,17 @@ import json
 import shutil
 
 import pytest
-from conftest import call_train, paint, weights_of
+from conftest import call_train, paint, state, weights_of
 
 from thaw.commands.from_run import Old, kept_apart
 from thaw.data.folder import PhotoFolder
 from thaw.runs import read
+from thaw.runs.folder import RunFolder
+from thaw.training.module import Classifier
+
+
+class Died(BaseException):
+    """As a kill: nothing that runs afterwards may matter."""
 
 
 def metrics(run):
@@ -74,9 +80,8 @@ def test_a_class_is_added_and_the_two_are_compared(old, few):
         was = {row["path"]: row["prediction"] == row["label"] for row in csv.DictReader(file)}
     with (new / "predictions.csv").open(newline="") as file:
         now = {row["path"]: row["prediction"] == row["label"] for row in csv.DictReader(file)}
-    same = [*was, "train/blue/again.jpg"]  # a copy of one counts as that one
-    gains = [now[path] - was.get(path, was["test/blue/0.jpg"]) for path in same]
-    assert found["from_run/images"] == 7
+    gains = [now[path] - was[path] for path in was]
+    assert found["from_run/images"] == 6, "the copy of one counts as another photo"
     assert found["from_run/better"] == sum(gain > 0 for gain in gains)
     assert found["from_run/worse"] == sum(gain < 0 for gain in gains)
     assert "against before" in done.out
@@ -120,3 +125,71 @@ def test_what_cannot_be_gone_on_from_is_told(old, few, words, told):
             aside.rename(photo)
     assert done.code == 2
     assert told in done.err
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both(few, tmp_path_factory):
+    """A folder with a finished run, and one from it on a new class that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("both")
+    net = ("arch=small_cnn", "arch.width=4", "arch.input_size=32", "finetune=from_scratch")
+    short = ("finetune.phases.all.epochs=3", "finetune.phases.all.warmup=0", "trainer=cpu")
+    data = ("data=folder", f"data.root={few}", "data.batch_size=8")
+    done = call_train(folder, *net, *short, *data, "hydra.run.dir=old")
+    assert done.code == 0, done.err
+    more = shutil.copytree(few, folder / "more")
+    for i in range(4):
+        paint(more / "train" / "yellow" / f"{i}.jpg", (200, 200, 40), 9000 + i)
+    paint(more / "test" / "yellow" / "0.jpg", (200, 200, 40), 9100)
+    done = call_train(folder, "from_run=old", "data.root=more", "hydra.run.dir=new")
+    assert done.code == 0, done.err
+    return folder
+
+
+def outcome(run):
+    """What must be the same however often it was interrupted."""
+    told = {key: value for key, value in metrics(run).items() if key.startswith("from_run/")}
+    return weights_of(run), (run / "predictions.csv").read_text(), told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["first epoch", "last epoch", "end"])
+def test_a_run_from_another_that_died_ends_the_same(both, monkeypatch, where):
+    def dying(self, images, batch_idx, step=Classifier.training_step):
+        if self.current_epoch == {"first epoch": 0, "last epoch": 2}.get(where):
+            raise Died
+        return step(self, images, batch_idx)
+
+    def finish(self):
+        raise Died  # all is written but that it is done
+
+    dead = both / where.replace(" ", "_")
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "training_step", dying)
+        patch.setattr("thaw.training.checkpoints.EVERY", 0.0)
+        if where == "end":
+            patch.setattr(RunFolder, "finish", finish)
+        with pytest.raises(Died):
+            call_train(both, "from_run=old", "data.root=more", f"hydra.run.dir={dead.name}")
+    assert state(dead) == "running"
+    (dead / ".lock").unlink()  # this process, which would hold it, lives on
+    if where == "end":
+        assert outcome(dead) == outcome(both / "new"), "the verdict isn't there when all is"
+
+    away = (both / "old").rename(both / "away")
+    try:
+        refused = call_train(both, f"resume={dead.name}")
+        finished = call_train(both, "resume=new")
+    finally:
+        away.rename(both / "old")
+    assert refused.code == 2
+    assert "Expected a finished run in from_run=old, but it is no run" in refused.err
+    assert finished.code == 0, "a run that is done needs the old one"
+
+    resumed = call_train(both, f"resume={dead.name}")
+    assert resumed.code == 0, resumed.err
+    assert ("going on from" in resumed.out) == (where != "first epoch")
+    assert "against before" in resumed.out
+    assert outcome(dead) == outcome(both / "new")

@@ -111,6 +111,21 @@ def test_similar_photos(knowing, call_script, red, tmp_path):
     assert call_script("predict", knowing, red, "--similar", -1).code == 2
 
 
+def test_similar_photos_of_a_sample_are_told_as_such(knowing, call_script, red, tmp_path):
+    model = thaw.load(knowing)
+    assert model.familiar is not None
+    assert model.familiar.sample == "", "all are kept"
+    some = replace(model.familiar, seen=5000)
+    bundle.save(tmp_path / "model", model.backbone, model.classes, some)
+    words = f"Looked for among {len(some.rows)} of the 5,000 train photos, drawn by chance."
+    assert words in call_script("predict", tmp_path / "model", red, "--similar", 1).out
+    assert words not in call_script("predict", tmp_path / "model", red).out
+    (found,) = json.loads(
+        call_script("predict", tmp_path / "model", red, "--similar", 1, "--json").out
+    )
+    assert found["sample"] == words
+
+
 def test_features(knowing, call_script, red, tmp_path):
     features = thaw.load(knowing).embed([red, red])
     assert features.dtype == np.float32
@@ -139,7 +154,7 @@ def test_evaluate_tells_what_it_is_worth(knowing, call_script, strange, tmp_path
     assert told["far"]["auroc"] == pytest.approx(1)
     assert told["share_low"] - 1e-9 <= told["share"] <= told["share_high"]
     assert (out / "figures" / "unfamiliar.png").is_file()
-    assert "promised at most 5% of photos like val's" in done.out
+    assert "promised at most 5% of photos like val's" in " ".join(done.out.split())
     for row in told["left_out"].values():
         assert 0 <= row["noticed_by_confidence"] <= 1
 
@@ -159,6 +174,7 @@ def test_the_server_says_the_same(knowing, strange, red):
         files = [("photo", (p.name, p.read_bytes())) for p in (strange, red)]
         first, second = client.post("/predict?similar=2", files=files).json()["photos"]
         assert client.post("/predict?similar=x", files=files).status_code == 422
+        assert client.get("/model").json()["sample"] == "", "all train photos are kept"
     expected = [*thaw.load(knowing).predict([strange, red])]
     assert [first["label"], second["label"]] == [p.label for p in expected]
     assert first["label"] == "unfamiliar"

@@ -313,6 +313,30 @@ def test_twenty_kills_at_random_moments(complete, kill, arguments, tmp_path):
 
 
 @pytest.mark.slow
+def test_folds_that_were_killed_in_the_second_end_the_same(complete, start, few, tmp_path):
+    small = ["arch=small_cnn", "arch.width=8", "arch.input_size=32", "finetune=from_scratch"]
+    small += ["finetune.phases.all.epochs=40", "trainer=cpu", "folds=3"]
+    small += ["data=folder", f"data.root={few}", "data.batch_size=4"]
+    complete([*small, "hydra.run.dir=whole"])
+    process = start(*small, "hydra.run.dir=killed")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    history = killed / "folds" / "2" / "history.csv"
+    while not (history.exists() and len(rows(history.parent)) >= 10):
+        assert process.is_alive(), (tmp_path / "log").read_text()[-3000:]
+        time.sleep(0.005)
+    process.kill()
+    process.join(60)
+    assert [state(killed / "folds" / fold) for fold in "12"] == ["done", "running"]
+    assert not (killed / "folds" / "3").exists()
+    first = (killed / "folds" / "1" / "metrics.json").stat().st_mtime_ns
+    complete(["resume=killed"])
+    assert (killed / "folds" / "1" / "metrics.json").stat().st_mtime_ns == first
+    assert (killed / "predictions.csv").read_text() == (whole / "predictions.csv").read_text()
+    for fold in "123":
+        assert outcome(killed / "folds" / fold) == outcome(whole / "folds" / fold)
+
+
+@pytest.mark.slow
 def test_kills_with_real_weights(complete, kill, few, shared, tmp_path):
     small = ["data=folder", f"data.root={few}", "data.batch_size=6", "trainer=cpu"]
     small += [argument.replace("epochs:2", "epochs:1") for argument in SCHEDULE]

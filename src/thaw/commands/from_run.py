@@ -21,7 +21,6 @@ from thaw.data.folder import PhotoFolder
 from thaw.data.listing.listed import few, many
 from thaw.data.splits import NAMES, Sample, together
 from thaw.errors import UserError
-from thaw.files import write_json
 from thaw.launch.build import make
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
@@ -62,8 +61,10 @@ def go_on_from(
     own.wishes = data.wishes
     log.info("begins from %s: photos that it knew stay in its splits", old.run)
     start = partial(begin_with, bundle.load(old.run))
-    loss = one_run(cfg, run, choices, sweep, data=own.of(run.path), start=start)
-    verdict(old, own, run)
+    judge = partial(verdict, old, own)
+    loss = one_run(cfg, run, choices, sweep, data=own.of(run.path), start=start, judge=judge)
+    if run.writes:
+        tell(run.metrics)
     return loss
 
 
@@ -159,36 +160,46 @@ def begin_with(model: bundle.Model, backbone: Backbone, classes: Sequence[str]) 
                 tensor.copy_(state[name])
 
 
-def verdict(old: Old, data: PhotoFolder, run: RunFolder) -> None:
-    """Say how the two do on the old test photos, photo by photo; `metrics.json` gets it too."""
-    if not run.writes:
-        return
+def verdict(old: Old, data: PhotoFolder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the two do on the old test photos, photo by photo: `from_run/…` of `metrics.json`.
+
+    Args:
+        rows: of the new run's `predictions.csv`; copies of a photo count once.
+    """
     digests = dict(zip([s.path for s in data.splits["test"]], data.digests("test"), strict=True))
-    both = [
-        (old.answers[digests[answer.path]], answer)
-        for answer in read.predictions(run.path)
-        if digests[answer.path] in old.answers
-    ]
-    same = [(was, now) for was, now in both if was.label == now.label]
-    gains = np.array([(n.label == n.prediction) - (w.label == w.prediction) for w, n in same])
-    if not len(gains):
+    both: dict[str, tuple[read.Answer, Mapping[str, Any]]] = {}
+    for row in rows:
+        digest = digests[row["path"]]
+        was = old.answers.get(digest)
+        if was and (digest not in both or row["label"] == was.label):
+            both[digest] = (was, row)
+    same = [(was, now) for was, now in both.values() if was.label == now["label"]]
+    told: dict[str, Any] = {"from_run/images": len(same), "from_run/aside": len(both) - len(same)}
+    if not same:
+        return told
+    before = np.array([was.label == was.prediction for was, _ in same])
+    after = np.array([now["label"] == now["prediction"] for _, now in same])
+    gains = after.astype(int) - before
+    told |= {"from_run/better": int((gains > 0).sum()), "from_run/worse": int((gains < 0).sum())}
+    group_of = {sample.path: sample.group for sample in data.splits["test"]}
+    keys = together([group_of[now["path"]] for _, now in same])
+    told |= {"from_run/p": paired_p(by_group(gains, keys))}
+    return told | {"from_run/acc_before": float(before.mean()), "from_run/acc": float(after.mean())}
+
+
+def tell(found: Mapping[str, Any]) -> None:
+    """Say the verdict that a run's metrics hold."""
+    if not (count := found["from_run/images"]):
         log.warning("No old test photo is left with its label, so there is no verdict.")
         return
-    group_of = {sample.path: sample.group for sample in data.splits["test"]}
-    keys = together([group_of[now.path] for _, now in same])
-    better, worse, p = (gains > 0).sum(), (gains < 0).sum(), paired_p(by_group(gains, keys))
-    told: dict[str, Any] = {"from_run/images": len(gains), "from_run/better": int(better)}
-    told |= {"from_run/worse": int(worse), "from_run/p": p}
-    told["from_run/acc_before"] = sum(w.label == w.prediction for w, _ in same) / len(same)
-    told["from_run/acc"] = sum(n.label == n.prediction for _, n in same) / len(same)
-    write_json(run.path / "metrics.json", run.metrics | told)
+    worse, better = found["from_run/worse"], found["from_run/better"]
     log.info(
         "against before %d %s got worse, %d better, %s: %.1f%% of the old run's %d test photos are"
         " right, %.1f%% were",
-        *(worse, "photo" if worse == 1 else "photos", better, p_text(p)),
-        *(100 * told["from_run/acc"], len(gains), 100 * told["from_run/acc_before"]),
+        *(worse, "photo" if worse == 1 else "photos", better, p_text(found["from_run/p"])),
+        *(100 * found["from_run/acc"], count, 100 * found["from_run/acc_before"]),
     )
-    if aside := len(both) - len(same):
+    if aside := found["from_run/aside"]:
         log.info("               %s with another label now %s left out", many(aside), _are(aside))
 
 

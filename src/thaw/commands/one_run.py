@@ -112,6 +112,7 @@ def one_run(
     data: PhotoFolder | None = None,
     keep: Callable[[Mapping[str, Tensor], Familiar], None] | None = None,
     start: Callable[[Backbone, Sequence[str]], None] | None = None,
+    judge: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] | None = None,
 ) -> float:
     """Build all from the settings, train, test the best epoch, and write the run folder.
 
@@ -121,6 +122,7 @@ def one_run(
         data: photos that are settled already.
         keep: called with the net's own answers to the test photos, before they are calibrated.
         start: gives the net, with a head for these classes, the weights to begin with.
+        judge: the rows of `predictions.csv` → what `metrics.json` is to hold of them further.
 
     Returns:
         The best val loss.
@@ -135,7 +137,7 @@ def one_run(
         if keep:
             keep(tested.test, tested.familiar)
         if training.trainer.is_global_zero:
-            leave(training, tested, parts, choices, figures=not sweep)
+            leave(training, tested, parts, choices, figures=not sweep, judge=judge)
     return training.history.best[MONITOR]
 
 
@@ -303,7 +305,12 @@ def seen_in_training(training: Training, val: Tensor) -> Familiar:
 
 
 def leave(
-    training: Training, tested: Tested, parts: Parts, choices: Mapping[str, str], figures: bool
+    training: Training,
+    tested: Tested,
+    parts: Parts,
+    choices: Mapping[str, str],
+    figures: bool,
+    judge: Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]] | None = None,
 ) -> None:
     """Write what came out: figures, the model, predictions, metrics, the report."""
     run, data, backbone, test = training.run, training.data, parts.backbone, tested.test
@@ -331,7 +338,9 @@ def leave(
     known = tested.familiar.familiarity(test["features"]) if "share" in unfamiliar else None
     labels = [s.label for s in samples]
     files.write_json(run.path / "stages.json", training.movement.facts())
-    run.results(metrics, report.predictions(photos, labels, test, data.classes, known))
+    rows = report.predictions(photos, labels, test, data.classes, known)
+    metrics |= judge(rows) if judge else {}
+    run.results(metrics, rows)
     page.write(run.path)
     settings = loggers.varying(choices, parts.settings)
     board = result.Told(run.path, data, backbone, training.movement, test, photos, settings)

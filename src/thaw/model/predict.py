@@ -90,12 +90,15 @@ def predict(
             line = _line(prediction, sets[-1] if sets else None, top_k)
             like = (f"    like {s.path} ({s.label}, {s.likeness:.2f})" for s in prediction.similar)
             say(f"{prediction.path:<{width}}  {line}", *like)
+    sample = model.familiar.sample if similar else ""
+    if sample and not quiet:
+        say(sample)
     if broken and not found:
         raise broken[0]
     if csv is not None:
         _write(csv, _csv(found, sets))
     if json is not None:
-        _write(json, _json(found, sets))
+        _write(json, _json(found, sets, sample))
     if figure is not None and similar:
         from thaw.model.familiar.similar import draw as draw_similar
 
@@ -176,8 +179,9 @@ def _csv(found: list[Prediction], sets: list[list[str]]) -> str:
     return files.csv_text(rows)
 
 
-def _json(found: list[Prediction], sets: list[list[str]]) -> str:
-    rows = [asdict(prediction) for prediction in found]
+def _json(found: list[Prediction], sets: list[list[str]], sample: str) -> str:
+    more = {"sample": sample} if sample else {}
+    rows = [asdict(prediction) | more for prediction in found]
     for row, labels in zip(rows, sets, strict=False):
         row["labels"] = labels
     return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"

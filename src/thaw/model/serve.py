@@ -78,7 +78,9 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
     facts |= {"threshold": model.threshold, "accuracy": metrics.get("test/acc")}
     facts |= {"interval": None if None in ends else ends, "tested": metrics.get("test/images")}
     facts |= {"explains": run.suffix != ".onnx", "photos": PHOTOS, "megabytes": MEGABYTES}
-    facts |= {"level": model.level, "similar": getattr(model, "familiar", None) is not None}
+    familiar = getattr(model, "familiar", None)
+    facts |= {"level": model.level, "similar": familiar is not None}
+    facts |= {"sample": familiar.sample if familiar else ""}
     facts |= {word: aside(word, model.classes) for word in (UNFAMILIAR, UNSURE)}
 
     def answer(

@@ -63,6 +63,14 @@ class Familiar:
         """`[M, D]`, of length 1."""
         return F.normalize(self.rows.float(), dim=1)
 
+    @property
+    def sample(self) -> str:
+        """What is to be said beside similar photos where not all train photos are kept; else ""."""
+        kept = len(self.rows)
+        if kept >= self.seen:
+            return ""
+        return f"Looked for among {kept:,} of the {self.seen:,} train photos, drawn by chance."
+
     def likeness(self, features: Tensor) -> Tensor:
         """Features `[B, D]` → cosine to each train photo that is kept, `[B, M]`."""
         return F.normalize(features / self.scale, dim=1) @ self.directions.T
