@@ -187,7 +187,7 @@ def test_the_best_epoch_is_lost(how, run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["loops", "optimizer_states", "callbacks", "best"])
+@pytest.mark.parametrize("part", ["loops", "optimizer_states", "a step", "callbacks", "best"])
 def test_parts_of_a_checkpoint_that_dont_fit_are_told(part, tmp_path):
     """They are of the types that they should be, and yet of no run."""
     broken = shutil.copytree(OLD / "broken", tmp_path / "broken")
@@ -197,6 +197,8 @@ def test_parts_of_a_checkpoint_that_dont_fit_are_told(part, tmp_path):
         del found["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]
     elif part == "optimizer_states":
         found["optimizer_states"][0]["param_groups"].pop()
+    elif part == "a step":  # it loads
+        found["optimizer_states"][0]["param_groups"][-1]["weight_decay"] = "much"
     elif part == "callbacks":
         del found["callbacks"]["History"]["rows"][0]["seconds"]
     else:
@@ -267,6 +269,10 @@ def test_a_checkpoint_is_whole_or_says_why_not(tmp_path):
         ({"optimizer_states": []}, "optimizer_states: expected a list of 1"),
         ({"callbacks": {"History": history}}, "it lacks StagedUnfreezing"),
         ({"callbacks": callbacks | {"StagedUnfreezing": staged | {"schedule": 1}}}, "unknown key"),
+        (
+            {"callbacks": callbacks | {"StagedUnfreezing": staged | {"best_weights": {"a": 1}}}},
+            "its best weights of a phase, 'a', aren't of this net",
+        ),
         ({"callbacks": callbacks | {"History": {"rows": [{"epoch": 0}]}}}, "rows[0]: it lacks"),
         ({"state_dict": {}}, "is of another net"),
         ({"state_dict": 3}, "is no checkpoint of Thaw's"),

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,7 @@ def why_unusable(path: Path, module: LightningModule) -> str | None:
         found = torch.load(path, map_location="cpu", weights_only=True)
         _whole(found)
         _agree(found)
+        _best_of(module, found["callbacks"]["StagedUnfreezing"]["best_weights"])
     except Wrong as wrong:
         return f"is no checkpoint of Thaw's ({wrong})"
     return None
@@ -186,6 +188,15 @@ def _agree(found: dict[str, Any]) -> None:
         )
 
 
+def _best_of(module: LightningModule, best: dict[str, Any]) -> None:
+    """Raise Wrong unless these weights of a phase are some of the net's."""
+    own = module.state_dict()
+    for name, tensor in best.items():
+        like = own.get(f"backbone.net.{name}")
+        if like is None or not isinstance(tensor, torch.Tensor) or tensor.shape != like.shape:
+            raise Wrong(f"its best weights of a phase, {name!r}, aren't of this net")
+
+
 @contextmanager
 def going_on(path: Path | None) -> Iterator[None]:
     """Inside `with`, Lightning goes on from a checkpoint, whose parts may not fit this run.
@@ -196,13 +207,25 @@ def going_on(path: Path | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if path is None or not any("checkpoint_connector" in f.filename for f in frames):
+        if path is None or not _of_what_was_loaded(error):
             raise
         raise UserError(
             f"{path} isn't one to go on from: a part of it doesn't fit this run"
             f" ({first_line(error)}). Remove it to go on from what was before it."
         ) from error
+
+
+def _of_what_was_loaded(error: Exception) -> bool:
+    """Whether loading a checkpoint raised it, or the optimizer, which uses its state first when it
+    steps; what trains inside of a step is Lightning's again.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
+    files = [Path(frame.filename).as_posix() for frame in traceback.extract_tb(error.__traceback__)]
+    innermost = takewhile(lambda file: "/lightning/" not in file, reversed(files))
+    return any("checkpoint_connector" in file for file in files) or any(
+        "/torch/optim/" in file for file in innermost
+    )
 
 
 _row = record({"epoch": whole(1, 10**9), "phase": text(), MONITOR: number(finite=False)})
