@@ -141,6 +141,36 @@ def test_a_photo_that_breaks_meanwhile_is_listed_and_no_reason_to_stop(checked, 
     assert "train/green/3.jpg" not in {row["path"] for row in rows if row["issue"] == "label"}
 
 
+@pytest.mark.slow
+def test_what_training_refuses_is_listed(tmp_path, monkeypatch, call_script):
+    """A class whose photos are all broken, one photo everywhere, and nothing but broken ones."""
+    monkeypatch.chdir(tmp_path)
+    lost = make_photos(tmp_path / "lost", train=8, test=1)
+    one = Path(shutil.copytree(lost, tmp_path / "one"))
+    for path in (lost / "train/green").iterdir():
+        path.write_bytes(b"half a photo")
+    for path in one.rglob("*.jpg"):
+        path.write_bytes((one / "train/red/0.jpg").read_bytes())
+    none = Path(shutil.copytree(lost, tmp_path / "none"))
+    for path in none.rglob("*.jpg"):
+        path.write_bytes(b"half a photo")
+    found = {}
+    for root in (lost, one, none):
+        out = ("--out", f"{root}.out")
+        done = call_script("check", "data=folder", f"data.root={root}", *NET, *out)
+        assert done.code == (2 if root == none else 0), done.err
+        if root != none:
+            rows = csv.DictReader(io.StringIO(Path(f"{root}.out/check.csv").read_text()))
+            found[root] = [row["issue"] for row in rows]
+            facts = json.loads(Path(f"{root}.out/check.json").read_text())
+            assert facts["results"][0]["sentence"] in " ".join(done.out.split())
+            assert "<section" in Path(f"{root}.out/check.html").read_text()
+    assert found[lost].count("unreadable") == 8
+    assert found[one].count("leak") == 3
+    assert found[one].count("two_labels") == 2 * 8
+    assert "no photo of 27 can be decoded" in done.err
+
+
 def test_what_means_nothing_is_refused_in_a_sentence(checked):
     for word in ("finetune=full", "folds=3", "nonsense"):
         done = checked(word)

@@ -202,6 +202,13 @@ SEEN: dict[str, tuple[Make, dict[str, object], str, tuple[int, int, int], list[s
         (19, 3, 4),
         ["1 photo of 27 can't be decoded and is left out: test/ants/b.png"],
     ),
+    "many broken photos, to be listed": (
+        each(usual, *(write(f"train/ants/b{i}.png") for i in range(12))),
+        {"on_error": "list"},
+        "ants bees",
+        (10, 2, 4),
+        ["12 photos of 28 can't be decoded and are left out", "and 2 more."],
+    ),
 }
 
 REFUSED: dict[str, tuple[Make, dict[str, object], list[str]]] = {
@@ -265,7 +272,7 @@ REFUSED: dict[str, tuple[Make, dict[str, object], list[str]]] = {
     "many broken photos": (
         each(usual, *(write(f"train/ants/b{i}.png") for i in range(12))),
         {},
-        ["12 photos of 28", "more than 5%", "and 2 more"],
+        ["12 photos of 28", "more than 5%", "thaw check lists them", "and 2 more"],
     ),
     "a class that is broken": (
         each(lambda r: put(r, "a", "b", count=40), write("c/0.png")),

@@ -50,7 +50,6 @@ CHECKS: tuple[Callable[[Context], list[Result]], ...] = (
     groups.find,
 )
 SPLITS = ("train", "val", "test")
-FINDS = {"on_error": "exclude", "check": "off"}  # what is wrong is listed, not refused
 FOLDS = 5
 WIDTH = 80
 
@@ -97,9 +96,9 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
     cache, backbone, data, trainer = cli.build_all(
         lambda: FeatureCache(**cfg.cache),
         lambda: made(cfg.arch, **seen(cfg.data)),
-        # Broken photos and leaks are found, not refused.
+        # Broken photos and leaks are found, not refused, however many they are.
         lambda: (
-            make(cfg.data, "data", seed=cfg.seed, on_error="exclude", check="off").of(out).checked()
+            make(cfg.data, "data", seed=cfg.seed, on_error="list", check="off").of(out).checked()
         ),
         lambda: make_trainer(cfg.trainer, 1, [], []),
     )
@@ -135,7 +134,7 @@ def context_of(data: PhotoFolder, backbone: Backbone, extractor: Extractor, seed
     data.transforms = backbone.transforms
     looks = Looks(extractor.cache, data.white)
     extractor.see = looks.see
-    features, _ = head_inputs(extractor, SPLITS)
+    features, _ = head_inputs(extractor, [split for split in SPLITS if data.splits[split]])
     if not features.isfinite().all():
         raise UserError(f"The features of {backbone.origin['name']} aren't finite numbers.")
     digests = [digest for split in SPLITS for digest in data.digests(split)]

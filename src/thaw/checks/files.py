@@ -7,6 +7,7 @@ from thaw.checks.facts import File
 from thaw.checks.findings import Context, Finding, Result, several
 from thaw.data.dataset import cut_away
 from thaw.data.find import EXTENSIONS
+from thaw.data.listing.faults import MOST_BROKEN
 
 ODD_SHAPE = 3.0  # times as long as high, or the other way round
 TINY = 32  # pixels of the shorter side
@@ -27,7 +28,10 @@ def _unreadable(context: Context) -> Result | None:
     if not found:
         return None
     sentence = f"{several(len(found), 'photo')} can't be decoded, {found[0].path} first"
-    return Result("unreadable", sentence, "Repair or remove them, or write drop.", found)
+    advice = "Repair or remove them, or write drop."
+    if len(found) > MOST_BROKEN * (len(found) + len(context.samples)):
+        advice += f" Training refuses more than {MOST_BROKEN:.0%}."
+    return Result("unreadable", sentence, advice, found)
 
 
 def _below(path: Path, root: Path) -> str:

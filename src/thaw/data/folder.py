@@ -57,7 +57,7 @@ class PhotoFolder(LightningDataModule):
         classes: which folder is a class: top, leaf, path or name (`data.listing.layout`).
         group: what keeps photos on one side (`data.listing.groups`).
         fixes: a table of photos to drop and relabel (`data.listing.fixes`).
-        on_error: exclude photos that can't be decoded, or fail.
+        on_error: exclude photos that can't be decoded, fail, or list (`data.listing.settle`).
         check: warn of photos that are in two splits, strict (refuse), or off.
         known: a file that remembers what was read of photos.
         seed: of the cut, the order and the augmentation.
@@ -141,7 +141,7 @@ class PhotoFolder(LightningDataModule):
             checks[split] = (good, name, "the name of a folder" + " or null" * (split != "train"))
         valid = {
             "classes": (*CLASSES, None),
-            "on_error": ("exclude", "fail"),
+            "on_error": ("exclude", "fail", "list"),
             "check": ("warn", "strict", "off"),
         }
         for key, value in options.items():
@@ -234,6 +234,8 @@ class PhotoFolder(LightningDataModule):
             return
         self.broken[path] = reason
         log.warning("%s can't be decoded any more (%s) and is left out.", self.root / path, reason)
+        if self.wishes.on_error == "list":
+            return
         for split, samples in self.splits.items():
             whole = {s.label for s in samples if s.path not in self.broken}
             lost = {s.label for s in samples} - whole

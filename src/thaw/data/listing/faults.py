@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from thaw.data.listing.listed import Entry, Listing, few, many
 from thaw.data.splits import NAMES
+from thaw.launch.cli import door
 
 MOST_BROKEN = 0.05  # of all photos; with more, something else is wrong
 SHOWN = 10  # broken photos that are named
@@ -105,13 +106,13 @@ def of_copies(
 
 
 def of_broken(
-    broken: Mapping[str, str], entries: Sequence[Entry], fail: bool, file: str | None
+    broken: Mapping[str, str], entries: Sequence[Entry], on_error: str, file: str | None
 ) -> tuple[list[str], list[str]]:
     """A problem or a warning, where photos can't be decoded.
 
     Args:
         broken: why, by path.
-        fail: whether any is a problem.
+        on_error: see `Wishes`.
         file: where all are listed, if there are more than are named.
     """
     if not broken:
@@ -122,13 +123,15 @@ def of_broken(
     if len(broken) > SHOWN and file:
         names += f", all in {file}"
     says = f"{many(len(broken))} of {len(entries):,} can't be decoded"
-    if lost:
+    if not whole:
+        return [f"no photo of {len(entries):,} can be decoded: {names}"], []
+    if on_error != "list" and lost:
         says += f", which leaves {few(lost)} without any"
-    elif not fail and len(broken) > MOST_BROKEN * len(entries):
+    elif on_error == "exclude" and len(broken) > MOST_BROKEN * len(entries):
         says += f", more than {MOST_BROKEN:.0%}"
-    elif not fail:
+    elif on_error != "fail":
         return [], [f"{says} and {_are(len(broken))} left out: {names}"]
-    return [f"{says}; repair or remove them: {names}"], []
+    return [f"{says}; repair or remove them ({door('check')} lists them): {names}"], []
 
 
 def _place(listing: Listing, split: str) -> str:

@@ -23,7 +23,9 @@ class Wishes:
     Args:
         fractions: share of the photos that is cut off where a split isn't given.
         check: `warn` of leaks, refuse them (`strict`), or don't look (`off`).
-        on_error: `exclude` photos that can't be decoded, or `fail`.
+        on_error: `exclude` photos that can't be decoded, unless they are too many, or `fail`. With
+            `list`, for who looks at photos and won't train on them, they may be ever so many, and a
+            split may be left without any.
         group: see `thaw.data.listing.groups`.
         fixes: see `thaw.data.listing.fixes`.
     """
@@ -119,11 +121,11 @@ def _leave_out_broken(
     reasons = known.faults(list(places.values()))
     broken = {path: reasons[place] for path, place in places.items() if place in reasons}
     file = None
-    if len(broken) > faults.SHOWN and out is not None:
+    listed = wishes.on_error == "list" and len(broken) < len(places)  # elsewhere
+    if len(broken) > faults.SHOWN and out is not None and not listed:
         file = out / "broken.csv"
         write_csv(file, [{"path": path, "reason": why} for path, why in broken.items()])
-    fail = wishes.on_error == "fail"
-    found = faults.of_broken(broken, listing.entries, fail, file and str(file))
+    found = faults.of_broken(broken, listing.entries, wishes.on_error, file and str(file))
     gone = broken
     if before is not None:
         gone = {
@@ -173,5 +175,5 @@ def _share_out(listing: Listing, wishes: Wishes, alike: list[int], done: Settled
         f"the {split} split has no photos"
         + (f", since {kept} stay together; add photos" if split in done.cut else "")
         for split in NAMES
-        if not done.splits[split]
+        if not done.splits[split] and wishes.on_error != "list"
     ]
