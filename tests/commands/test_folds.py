@@ -5,14 +5,18 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import call_train, make_photos, paint, state, weights_of
 
+from thaw.commands.folds.ensemble import put_mean_head
 from thaw.commands.folds.refit import epochs
 from thaw.commands.folds.run import share_out
 from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
 from thaw.launch.cli import Interrupted
+from thaw.model import bundle
 from thaw.model.bundle import load
+from thaw.runs import read
 from thaw.training.module import Classifier
 from thaw.training.schedule import Schedule
 
@@ -236,7 +240,7 @@ def test_the_model_of_all_photos_has_the_folds_figures(refitted, reference, few,
     assert found["given/images"] == len(split["test"]) == 6
     right = [row["label"] == row["prediction"] for row in rows(run / "refit")]
     assert found["given/acc"] == pytest.approx(sum(right) / 6)
-    assert "how good it is, the folds tell" in refitted.out
+    assert "how good it is, the folds tell" in " ".join(refitted.out.split())
 
     model = load(run)
     assert model.familiar is not None
@@ -279,6 +283,50 @@ def test_a_run_that_died_in_the_refit_ends_the_same(reference, refitted, tmp_pat
 
 
 @pytest.mark.slow
+def test_the_folds_nets_leave_as_one(reference, few, tmp_path):
+    run = shutil.copytree(reference.run, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def dying(*_):
+            raise Died
+
+        patch.setattr("thaw.commands.folds.refit.calibrated", dying)
+        with pytest.raises(Died):
+            call_train(tmp_path, "resume=run", "refit=ensemble")
+    for lock in run.rglob(".lock"):
+        lock.unlink()
+    done = call_train(tmp_path, "resume=run")  # it knows what it was about to do
+    assert done.code == 0, done.err
+    assert "as small and fast as one" in " ".join(done.out.split())
+
+    photos = sorted(few.glob("test/*/*.jpg"))
+    model, folds = load(run), [load(run / "folds" / str(i)) for i in range(1, K + 1)]
+    ((_, logits, _),) = model.outputs_of(photos)
+    each = [next(fold.outputs_of(photos))[1] for fold in folds]
+    assert torch.allclose(logits, torch.stack(each).mean(dim=0), atol=1e-5)
+    assert not torch.allclose(logits, each[0], atol=1e-3)
+    found = metrics(run)
+    said = [model.classes[i] for i in logits.argmax(dim=1)]
+    right = sum(label == photo.parent.name for label, photo in zip(said, photos, strict=True))
+    assert found["given/acc"] == pytest.approx(right / len(photos))
+    assert model.info["temperature"] == found["model/temperature"]
+    assert model.familiar is not None
+    assert model.familiar.seen == len(model.familiar.scores) == 15
+    size = (run / "folds" / "1" / "model" / "weights.safetensors").stat().st_size
+    assert (run / "model" / "weights.safetensors").stat().st_size == size
+
+    bundle.save(run / "folds" / "2" / "model", *_moved(folds[1]))
+    with pytest.raises(UserError, match=r"folds/2 isn't .* but for the head; refit=all"):
+        put_mean_head(read.folds(run), model.backbone)
+
+
+def _moved(model):
+    """A model whose first convolution is another."""
+    next(p for p in model.backbone.parameters() if p.ndim == 4).mul_(2)
+    return model.backbone, model.classes
+
+
+@pytest.mark.slow
 def test_a_sweep_compares_folds_photo_by_photo(tmp_path):
     photos = make_photos(tmp_path / "photos", train=6, test=2)
     done = call_train(
@@ -300,6 +348,8 @@ def test_a_sweep_compares_folds_photo_by_photo(tmp_path):
         (["folds=1"], "folds to be a whole number from 2 to 100"),
         (["folds=2", "trainer.devices=2"], "trainer.devices=1 with folds"),
         (["refit=all"], "Expected folds=K with refit"),
+        (["folds=2", "refit=both"], "refit to be one of all, ensemble"),
+        (["folds=2", "refit=ensemble", "finetune.phases.head.train=1"], "refit=all trains one net"),
         (["folds=2", "resume_with_changes=true"], "can't go with folds"),
     ],
 )

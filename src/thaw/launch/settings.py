@@ -124,7 +124,7 @@ KEYS = {
     "resume": or_null(PATH),
     "from_run": or_null(PATH),
     "folds": or_null(whole(2, 100)),
-    "refit": or_null(one_of("all")),
+    "refit": or_null(one_of("all", "ensemble")),
     "resume_with_changes": SWITCH,
     "debug": SWITCH,
     "cache.enabled": SWITCH,

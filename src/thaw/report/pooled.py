@@ -108,11 +108,14 @@ def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
         photos = f"95% interval {low:.1%} to {high:.1%}, {values['given/images']} photos"
         rows["given test"] = f"{values['given/acc']:.1%}  ({photos}): the model below, opened once"
     if "refit" in values:
-        epochs = f"{values['refit/epochs']} epoch{'s' if values['refit/epochs'] > 1 else ''}"
+        if values["refit"] == "ensemble":
+            how = f"the mean of the {k} folds' heads, as small and fast as one"
+        else:
+            epochs = f"{values['refit/epochs']} epoch{'s' if values['refit/epochs'] > 1 else ''}"
+            how = f"{epochs} as in the folds' median"
         rows["model"] = (
             f"{values['model/bytes'] / 1e6:.1f} MB, of all {values['refit/images']}"
-            f" photos, {epochs} as in the folds' median; how good it is, the"
-            " folds tell"
+            f" photos, {how}; how good it is, the folds tell"
         )
         follow = command(door("predict"), f"{run} PHOTO")
     else:

@@ -1,4 +1,5 @@
-"""The model that leaves a run of folds: one net, trained on all photos that are in the folds.
+"""The model that leaves a run of folds: one net, trained on all photos that are in the folds, or
+the folds' own together (`ensemble`).
 
 There is no val: each phase lasts as long as it did, in the median, in the folds' best nets. What
 val is for else is told by the folds' answers to photos that they hadn't seen: temperature, sets of
@@ -17,6 +18,7 @@ import torch
 from omegaconf import DictConfig
 
 from thaw.commands import one_run
+from thaw.commands.folds import ensemble
 from thaw.commands.one_run import Training
 from thaw.data.folder import PhotoFolder
 from thaw.evaluation import calibrate, scores
@@ -34,12 +36,26 @@ from thaw.runs.folder import RunFolder
 from thaw.training.schedule import Schedule
 
 
+def wanted(cfg: DictConfig, run: RunFolder) -> str | None:
+    """The refit that is asked for, or in which the run broke off; None without any."""
+    place = run.path / "refit"
+    if cfg.refit or not place.is_dir():
+        return cfg.refit
+    return (RunFolder(place).settings or {}).get("refit") or "all"
+
+
 def refit(
-    cfg: DictConfig, run: RunFolder, data: PhotoFolder, found: OutOfFold, metrics: Mapping[str, Any]
+    kind: str,
+    cfg: DictConfig,
+    run: RunFolder,
+    data: PhotoFolder,
+    found: OutOfFold,
+    metrics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Train on all photos, write `model/`, and open the test split where one is given.
 
     Args:
+        kind: `all`, or `ensemble`, which trains nothing.
         data: all photos.
         metrics: the folds'.
 
@@ -52,25 +68,33 @@ def refit(
     train = [s for name in data.splits if name != "test" or not given for s in data.splits[name]]
     whole = data.shared_out({"train": train, "val": [], "test": given}, {}).of(folder.path)
     parts = one_run.build(cfg, folder.path, sweep=True, data=whole)
-    lengths = epochs(run.path, parts.schedule)
-    parts = replace(parts, schedule=parts.schedule.ending_after(lengths))
+    parts = replace(parts, settings=parts.settings | {"refit": kind})
+    more: dict[str, Any] = {"refit": kind, "refit/images": len(train)}
+    if kind == "ensemble":
+        parts.schedule.lr_find = False  # nothing is trained
+    else:
+        lengths = epochs(run.path, parts.schedule)
+        parts = replace(parts, schedule=parts.schedule.ending_after(lengths))
+        more["refit/epochs"] = parts.schedule.epochs
     with cli.quiet(), loggers.closing(parts.loggers):
         try:
             training = one_run.assemble(parts, folder)
             one_run.begin(training, parts)
-            one_run.fit(training)
+            if kind == "ensemble":
+                ensemble.put_mean_head(read.folds(run.path), parts.backbone)
+            else:
+                one_run.fit(training)
+                one_run.take_best(training)
         except BaseException as error:
             known = isinstance(error, Exception)
             folder.end("failed" if known else "interrupted", error, keep=True)
             raise
-        one_run.take_best(training)
         nothing = torch.empty(0, training.module.backbone.in_features)
         familiar = one_run.seen_in_training(training, nothing).judged_by(found.distance)
         facts = calibrated(found, whole)
-        more = _test(training, facts, familiar, folder.path) if given else {}
-    more |= {"refit": "all", "refit/epochs": parts.schedule.epochs, "refit/images": len(train)}
+        more |= _test(training, facts, familiar, folder.path) if given else {}
     facts |= {"white": whole.white, "data_sha256": whole.digest()}
-    told = {"metrics": {**metrics, **more}, "folds": metrics["folds"], "refit": "all"}
+    told = {"metrics": {**metrics, **more}, "folds": metrics["folds"], "refit": kind}
     place = (run.path / "model", parts.backbone, whole.classes, familiar)
     more["model/bytes"] = bundle.save(*place, **facts, **told)
     more["model/temperature"] = facts["temperature"]

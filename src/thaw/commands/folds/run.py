@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from omegaconf import DictConfig
 
 from thaw.checks import quick
-from thaw.commands.folds.refit import refit
+from thaw.commands.folds import ensemble
+from thaw.commands.folds.refit import refit, wanted
 from thaw.commands.one_run import Parts, build, one_run
 from thaw.data.folder import PhotoFolder
 from thaw.data.listing.listed import few
@@ -57,6 +58,8 @@ def run_folds(
     run.claim()
     try:
         parts = build(cfg, run.path, sweep=True)
+        if cfg.refit == "ensemble":
+            ensemble.check(parts.schedule, parts.backbone)
         data = parts.data.ready()
         shares = share_out(data, cfg.folds)
         begin(parts, run, shares)
@@ -190,8 +193,8 @@ def leave(
     found = out_of_fold.gathered(run.path)
     metrics, struggles = pooled.report(run.path, found, parts.metrics, figures=not sweep)
     metrics |= parts.data.counts()
-    if cfg.refit or (run.path / "refit").is_dir():  # or it broke off there
-        metrics |= refit(cfg, run, parts.data, found, metrics)
+    if kind := wanted(cfg, run):
+        metrics |= refit(kind, cfg, run, parts.data, found, metrics)
     settings = loggers.varying(choices, parts.settings) | {"folds": metrics["folds"]}
     loggers.log_result(parts.loggers, settings, report.final(metrics, [*parts.metrics]), 0)
     pooled.write_history(run.path)
