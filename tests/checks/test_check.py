@@ -202,6 +202,7 @@ def copied(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_before_training_warn_says_it_once_strict_refuses_off_is_silent(train, copied):
     short = ["data=folder", f"data.root={copied}", "finetune=head_only", *NET]
     done = train(*short, "finetune.phases.head.epochs=1")

@@ -171,6 +171,7 @@ def ctrl_c(request):
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_pythons_and_the_run_can_be_resumed(few, monkeypatch, tmp_path, ctrl_c):
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)

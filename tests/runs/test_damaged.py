@@ -274,6 +274,17 @@ def test_a_checkpoint_is_whole_or_says_why_not(tmp_path):
             "its best weights of a phase, 'a', aren't of this net",
         ),
         ({"callbacks": callbacks | {"History": {"rows": [{"epoch": 0}]}}}, "rows[0]: it lacks"),
+        (
+            {
+                "callbacks": callbacks
+                | {"History": {"rows": [history["rows"][0] | {"val/acc": "1"}]}}
+            },
+            "rows[0].val/acc: expected a number",
+        ),
+        (
+            {"callbacks": callbacks | {"History": history | {"known_from": 1}}},
+            "no weights of its 1",
+        ),
         ({"state_dict": {}}, "is of another net"),
         ({"state_dict": 3}, "is no checkpoint of Thaw's"),
     ):

@@ -182,6 +182,8 @@ def _agree(found: dict[str, Any]) -> None:
         raise Wrong(
             f"its parts say that {done}, {counted} and {found['epoch'] + 1} epochs are done"
         )
+    if history.get("known_from", 0) >= counted:
+        raise Wrong(f"it says that no weights of its {counted} epochs are known")
     if starts != sorted(starts) or starts[0] != 0 or starts[-1] > counted:
         raise Wrong(
             f"it says that its phases began at {starts}, and that {counted} epochs are done"
@@ -228,12 +230,14 @@ def _of_what_was_loaded(error: Exception) -> bool:
     )
 
 
-_row = record({"epoch": whole(1, 10**9), "phase": text(), MONITOR: number(finite=False)})
+_number = number(finite=False)
+_drawn = dict.fromkeys(("train/loss", "train/acc", MONITOR, "val/acc"), _number)
+_row = record({"epoch": whole(1, 10**9), "phase": text()} | _drawn, others=_number)
 _count = whole(0, 10**12)
 _staged = {
     "starts": items(_count, least=1),
     "frozen": record({}, others=text()),
-    "best_loss": number(finite=False),
+    "best_loss": _number,
     "stale": _count,
     "best_weights": record({}),
     "verified": items(text()),
