@@ -66,7 +66,7 @@ def left_overs(folder: Path) -> list[Path]:
 # --- runs -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1_000, 100_000])
+@pytest.mark.parametrize("size", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_run_that_cannot_write_on_says_so_and_is_failed(train, short, size):
     """At 1,000 bytes `split.json` is refused already, at 100,000 the first checkpoint."""
     with largest_file(size):

@@ -97,11 +97,9 @@ def damage(path, kind):
         path.write_bytes(BYTES[kind])
 
 
-QUICK = ("status.json", "model/model.json")
-
-
 @pytest.mark.parametrize(
-    "file", [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in FILES]
+    "file",
+    [pytest.param(f, marks=[] if f == "status.json" else pytest.mark.slow) for f in FILES],
 )
 def test_damage_is_said_and_passed_over(file, run, call_script, monkeypatch):
     """A damaged run doesn't keep `compare` from the others."""

@@ -88,6 +88,7 @@ def half(short, tmp_path_factory):
     return done, ["-m", *rest], folder
 
 
+@pytest.mark.slow
 def test_a_failing_job_stops_no_other(half):
     done, _, folder = half
     assert done.code == 1
@@ -100,6 +101,7 @@ def test_a_failing_job_stops_no_other(half):
         assert "seed=" in name
 
 
+@pytest.mark.slow
 def test_each_job_has_a_line_and_the_sweep_a_table(half):
     done, _, folder = half
     lines = done.out.splitlines()
@@ -167,6 +169,7 @@ def test_an_experiments_own_sweep_gives_way_to_the_command_line(short, tmp_path)
 # --- TensorBoard ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_what_was_set_and_what_came_out(half):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer

@@ -185,9 +185,8 @@ def test_writing_to_a_frozen_stage_is_told_of(train, small, monkeypatch):
     assert json.loads((done.run / "metrics.json").read_text())["frozen/unchanged"] is False
 
 
-@pytest.mark.parametrize(
-    "arch", [pytest.param("efficientnet_lite0", marks=pytest.mark.slow), "small"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["efficientnet_lite0", "small"])
 def test_dropout_acts_where_something_trains(train, small, few, monkeypatch, arch):
     seen = []
 

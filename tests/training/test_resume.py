@@ -110,6 +110,7 @@ def dead(died):
     return shutil.copytree(copy, run)
 
 
+@pytest.mark.slow
 def test_a_run_that_died_ends_the_same(train, dead, reference):
     resumed = train(f"resume={dead}", STOP)
     assert resumed.code == 0, resumed.err

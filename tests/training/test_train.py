@@ -74,6 +74,7 @@ def test_a_run_leaves_a_complete_folder(gradual):
         torch.load(done.run / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_best_epoch_in_the_middle_of_a_phase_is_tested(train, small, monkeypatch):
     def turn_round(self, batch, batch_idx, step=Classifier.training_step):
         if (self.current_epoch, batch_idx) == (2, 0):
