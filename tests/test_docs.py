@@ -26,6 +26,8 @@ NOT_RUN = {  # what a command begins with, and why no test runs it
     "thaw shortlist": "it goes through all nets; tests/shortlist",
     "thaw train -sc": "bash evaluates it; tests/commands/test_thaw.py",
     "thaw train resume=": "tests/training/test_resume.py",
+    "thaw train from_run=": "tests/commands/test_from_run.py",
+    "thaw soup": "tests/sweeps/test_soup.py",
     "thaw label-next RUN FOLDER --count 50 --page": "it serves until Ctrl-C",
     "thaw compare": "tests/comparison/test_compare.py",
     "thaw predict RUN PHOTOS --threshold 0.9": "its figure takes 64 photos at most",
