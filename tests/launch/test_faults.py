@@ -371,7 +371,8 @@ def test_a_command_can_be_called_from_any_thread():
 def test_a_port_that_cannot_be_had_is_refused_before_the_work(call_script, tmp_path, port):
     with socket.create_server(("127.0.0.1", 0)) as other:
         number = other.getsockname()[1] if port == "taken" else port
-        done = call_script("serve", tmp_path, "--port", number)
+        (tmp_path / "a.onnx").touch()
+        done = call_script("serve", tmp_path / "a.onnx", "--port", number)
     assert done.code == 2
     assert f"{number}" in done.err
     assert "--port 0" in done.err or "from 0 to 65535" in done.err

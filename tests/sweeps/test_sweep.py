@@ -112,7 +112,8 @@ def test_each_job_has_a_line_and_the_sweep_a_table(half):
             below = " ".join(lines[lines.index(line) + 1 :]).partition("job ")[0]
             assert "nowhere.pth" in below, "the reason is told"
         else:
-            assert re.search(r"val +[\d.]+%  test +[\d.]+% .* s$", line)
+            whole = " ".join([line, lines[lines.index(line) + 1]])
+            assert re.search(r"val +[\d.]+%  test +[\d.]+% .* s$", whole)
     assert "2 of 4 jobs done" in lines
     with (folder / "outputs/half/leaderboard.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 1, "two seeds of one configuration"

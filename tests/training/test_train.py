@@ -212,7 +212,7 @@ def test_the_terminal_says_what_trains_and_what_came_out(gradual):
     assert out.count("epoch ") >= 3
     assert "test accuracy" in out
     assert "95% interval" in out
-    assert "python scripts/predict.py outputs/runs/" in out
+    assert "python scripts/predict.py \\\n  outputs/runs/" in out
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def duration(seconds: float | None) -> str:
     """Seconds as one says them.
 
     >>> duration(0.31), duration(75), duration(7300)
-    ('0.3 s', '1 min 15 s', '2 h 2 min')
+    ('0.3 s', '1 min 15 s', '2 h 1 min')
     """
     if seconds is None or math.isnan(seconds):
         return "–"
