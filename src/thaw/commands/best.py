@@ -41,6 +41,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     files.check_outputs(("--out", arguments.out, files.FOLDER))
 
+    cli.say_loading()
     from thaw.commands.best_run import best  # torch is imported from here on, not for --help
 
     best(arguments.words, arguments.out, began)
