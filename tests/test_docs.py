@@ -27,6 +27,7 @@ NOT_RUN = {  # what a command begins with, and why no test runs it
     "thaw train -sc": "bash evaluates it; tests/commands/test_thaw.py",
     "thaw train resume=": "tests/training/test_resume.py",
     "thaw train from_run=": "tests/commands/test_from_run.py",
+    "thaw best": "it takes the minutes that it is given; tests/best",
     "thaw soup": "tests/sweeps/test_soup.py",
     "thaw label-next RUN FOLDER --count 50 --page": "it serves until Ctrl-C",
     "thaw compare": "tests/comparison/test_compare.py",

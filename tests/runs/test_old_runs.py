@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from conftest import call_train, state, weights_of
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from thaw.data import shapes
 from thaw.runs import folder, read, shipped
@@ -40,9 +42,10 @@ def test_a_run_that_broke_off_ends_as_if_nothing_had_happened(here):
     assert "going on from" in resumed.out
     assert "what was before it" not in resumed.out, "it began anew"
     assert state(broken) == "done"
-    assert weights_of(broken) == weights_of(whole.run)
+    # Its first epoch was another machine's, whose processor may round in another way.
+    assert_close(*(load_file(run / "model" / "weights.safetensors") for run in (broken, whole.run)))
     last, expected = (read.history(run)[-1] for run in (broken, whole.run))
-    assert last["val/loss"] == expected["val/loss"]
+    assert last["val/loss"] == pytest.approx(expected["val/loss"], rel=1e-5)
 
 
 @pytest.mark.slow
