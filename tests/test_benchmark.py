@@ -217,7 +217,7 @@ def test_rivals_have_the_net_that_thaw_has(script, few):
     from thaw.nets.pretrained import timm
 
     backbone = timm("tf_efficientnet_lite0")
-    net, train, test = script.prepare({"data": str(few), "test": "test"})
+    net, train, test = script.prepare({"data": str(few), "test": "test", "device": "cpu"})
     assert describe_transforms(train.transform) == describe_transforms(backbone.transforms)
     assert (len(train), len(test)) == (15, 6)
     images = torch.stack([train[0][0], test[0][0]])

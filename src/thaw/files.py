@@ -62,6 +62,7 @@ def scratch(path: Path) -> Iterator[Path]:
 @contextmanager
 def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """What `make` makes beside `path`, gone at the end."""
+    new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_overs(path.parent, path.name)
     own = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -72,6 +73,9 @@ def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     finally:
         _remove(partial)
         os.close(lock)
+        for folder in new:
+            with suppress(OSError):  # what was made for nothing is empty
+                folder.rmdir()
 
 
 def _locked(partial: Path, make: Callable[[Path], None]) -> int:

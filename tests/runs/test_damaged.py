@@ -242,7 +242,7 @@ def test_a_damaged_run_in_a_sweep_is_named_at_its_end(run, tmp_path):
     (run / "status.json").write_text("{")
     done = call_train(tmp_path, "-m", *SETTINGS, "seed=1,2", "hydra.sweep.dir=runs")
     assert done.code == 1
-    assert "status.json is damaged (" in done.out
+    assert "status.json is damaged (" in " ".join(done.out.split())
     with pytest.raises(UserError):
         read.status(run)
 

@@ -92,7 +92,7 @@ def test_one_of_each_from_a_folder_of_the_users(train, short, outside, tmp_path)
     assert (done.run / "tensorboard").is_dir()
     for file in (done.run / "csv" / "metrics.csv", *(tmp_path / "mine").rglob("metrics.csv")):
         told = {key for row in rows(file) for key, value in row.items() if value}
-        assert {"val/auroc", "test/auroc", "test/balanced_acc", "mine/epochs"} <= told
+        assert {"val/auroc", "test/auroc", "result/balanced_acc", "mine/epochs"} <= told
     assert metrics["frozen/unchanged"] is True
 
 

@@ -191,7 +191,8 @@ def test_cached_or_not_and_augmented_or_not_the_head_is_the_same(train, small):
     ]
     for done in others:
         assert done.code == 0, done.err
-        assert torch.allclose(head_of(done.run), head_of(plain.run), atol=1e-3)
+        difference = (head_of(done.run) - head_of(plain.run)).norm()
+        assert difference < 0.02 * head_of(plain.run).norm(), difference
 
 
 @pytest.mark.slow

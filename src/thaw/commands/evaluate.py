@@ -5,9 +5,9 @@ from pathlib import Path
 
 from thaw import files
 from thaw.errors import UserError
-from thaw.escape import say
 from thaw.launch import cli
 from thaw.runs import read
+from thaw.screen import say
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Evaluate a trained model again: on its run's own photos, or on any labelled folder."""
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,8 +105,10 @@ def evaluate(
         if split is not None and val is None and len(model.classes) > 2:
             val = answer(model, own_photos(split, "val", model.classes), "val")
         found["unfamiliar"], drawings = _unfamiliar(model, val, answers, unfamiliar)
-    if split is not None and (best := read.metrics(run).get("best/epoch")):
-        drawings["learning_curves"] = run_curves(read.history(run), int(best))
+    if split is not None:
+        with suppress(UserError):  # a damaged history costs its figure, no more
+            if best := read.metrics(run).get("best/epoch"):
+                drawings["learning_curves"] = run_curves(read.history(run), int(best))
     if chosen:
         bundle.change(run, **chosen)
     write_json(out / "evaluation.json", found)

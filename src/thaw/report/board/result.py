@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -51,7 +52,9 @@ def tell(told: Told, step: int, logger: TensorBoardLogger) -> None:
         _image(writer, tag, picture, step)
     for ended, moved in zip(told.movement.ended_at, told.movement.phases, strict=True):
         for stage, distances in moved.items():
-            writer.add_histogram(f"moved from its start/{stage}", distances, ended)
+            finite = distances[distances.isfinite()].clamp(max=1e9)  # what diverged has no bin
+            if len(finite):
+                writer.add_histogram(f"moved from its start/{stage}", finite, ended)
     _precision_recall(writer, told, step)
     _projector(writer, told)
     _graph(writer, told.backbone)
@@ -124,6 +127,7 @@ def _projector(writer: Any, told: Told) -> None:
     ]
     thumbnails = pictures.sprites(told.data, [told.photos[int(i)] for i in chosen.tolist()])
     header = ["label", "prediction", "right", "photo"]
+    rmtree(Path(writer.get_logdir(), "00000"), ignore_errors=True)  # of a run that was killed here
     name = "test photos as the head sees them"
     writer.add_embedding(places.float(), rows, thumbnails, tag=name, metadata_header=header)
 
