@@ -63,7 +63,6 @@ def scratch(path: Path) -> Iterator[Path]:
 def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """What `make` makes beside `path`, gone at the end."""
     new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     remove_left_overs(path.parent, path.name)
     own = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
     partial = path.with_name(f".{path.name[:200]}.{own}.partial")
@@ -81,8 +80,9 @@ def _partial(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 def _locked(partial: Path, make: Callable[[Path], None]) -> int:
     """A handle on the new file or folder: until it is closed, others see that it is in use."""
     while True:
-        make(partial)
         with suppress(FileNotFoundError):
+            partial.parent.mkdir(parents=True, exist_ok=True)  # another may just have removed it
+            make(partial)
             handle = os.open(partial if fcntl else os.devnull, os.O_RDONLY)
             if fcntl:
                 with suppress(OSError):  # a file system without locks

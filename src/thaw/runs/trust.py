@@ -42,13 +42,7 @@ def from_run_arguments(arguments: list[str]) -> list[str]:
     given = [a for a in arguments if a.startswith("from_run=") and a != "from_run=null"]
     if not given or any(a.startswith("resume=") and a != "resume=null" for a in arguments):
         return arguments  # one that is resumed was expanded when it began
-    folder = Path(os.path.expanduser(unquoted(given[-1].removeprefix("from_run="))))
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise UserError(
-            f"Expected from_run= to name a run folder, but there is no {saved}; runs are in"
-            " outputs/runs and outputs/sweeps."
-        )
+    folder, saved = _named(given[-1])
     chosen = {key for key, _, _ in (word.partition("=") for word in arguments)}
     left_out = (*(f"{key}." for key in chosen & shipped.groups().keys()), *NOT_GONE_ON_WITH)
     before = [
@@ -57,6 +51,19 @@ def from_run_arguments(arguments: list[str]) -> list[str]:
         if not word.lstrip("+~").startswith(left_out)
     ]
     return [*arguments, *before]
+
+
+def _named(argument: str) -> tuple[Path, Path]:
+    """The folder that `resume=RUN` or `from_run=RUN` names, and the settings that it began with."""
+    key, _, place = argument.partition("=")
+    folder = Path(os.path.expanduser(unquoted(place)))
+    saved = folder / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise UserError(
+            f"Expected {key}= to name a run folder, but there is no {saved}; runs are in"
+            " outputs/runs and outputs/sweeps."
+        )
+    return folder, saved
 
 
 # Of the run itself, not of what it trained.
@@ -74,13 +81,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     placed = any(argument.startswith("hydra.run.dir=") for argument in arguments)
     if not given or placed:  # placed: a further rank of a run that was expanded already
         return arguments
-    folder = Path(os.path.expanduser(unquoted(given[-1].removeprefix("resume="))))
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise UserError(
-            f"Expected resume= to name a run folder, but there is no {saved}; runs are in"
-            " outputs/runs and outputs/sweeps."
-        )
+    folder, saved = _named(given[-1])
     if {"-m", "--multirun"} & set(arguments):
         raise UserError("resume= continues one run, so it can't be used with --multirun.")
     rest = [argument for argument in arguments if argument not in given]
