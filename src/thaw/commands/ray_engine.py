@@ -5,6 +5,7 @@ again, and what it had not answered yet is asked once more.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -75,7 +76,7 @@ def labelled(
             'Ray is missing: pip install "thaw-vision[ray]", or leave --engine out.'
         ) from error
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0))
     workers = workers or gpus or max(1, int(there["CPU"]))
