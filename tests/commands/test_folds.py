@@ -282,6 +282,29 @@ def test_a_run_that_died_in_the_refit_ends_the_same(reference, refitted, tmp_pat
     assert weights_of(tmp_path / "dead") == weights_of(refitted.run)
 
 
+@pytest.fixture(scope="module")
+def thawed(short, tmp_path_factory):
+    """Two folds whose last block trains with the head, and a model of all photos."""
+    last = "+finetune.phases.last={train: 1, epochs: 1, lr: 1e-4}"
+    words = (*short, "trainer=cpu", "folds=2", "data.size=64", last, "refit=all")
+    done = call_train(tmp_path_factory.mktemp("thawed"), *words)
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.mark.slow
+def test_folds_that_thaw_leave_a_model_of_all_photos(thawed):
+    assert metrics(thawed.run)["refit/epochs"] == 2
+    head, *folds = (load(thawed.run / place).backbone for place in ("", "folds/1", "folds/2"))
+    stage = list(head.stages)[-2]
+    own = [
+        torch.cat([p.flatten() for p in b.named_parameters_of(stage).values()])
+        for b in (head, *folds)
+    ]
+    assert not own[0].equal(own[1])
+    assert not own[1].equal(own[2])
+
+
 @pytest.mark.slow
 def test_the_folds_nets_leave_as_one(reference, few, tmp_path):
     run = shutil.copytree(reference.run, tmp_path / "run")

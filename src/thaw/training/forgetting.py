@@ -39,7 +39,7 @@ class Forgetting:
 
     def before(self, data: PhotoFolder, device: torch.device) -> None:
         """Remember what the pretrained backbone makes of the photos; its head may be another."""
-        if self.head is None:
+        if self.head is None or not data.splits["val"]:  # a model of all photos has none
             return
         photos = len(data.splits["val"])
         assert data.transforms is not None, "a backbone's transforms come first"
