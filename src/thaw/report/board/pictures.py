@@ -4,6 +4,8 @@ import io
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
@@ -73,15 +75,20 @@ def _filters(weight: Tensor) -> Image.Image:
 def sprites(data: PhotoFolder, photos: Sequence[str]) -> Tensor:
     """Thumbnails of photos `[N, 3, SPRITE, SPRITE]`, from 0 to 1; grey where one doesn't decode."""
 
-    def small(path: str) -> Tensor:
+    def small(photo: str) -> Tensor:
         try:
-            photo = load_photo(data.root / path, data.white, least=SPRITE)
-        except BrokenPhoto:
-            photo = Image.new("RGB", (SPRITE, SPRITE), "grey")
-        return F.to_tensor(ImageOps.fit(photo, (SPRITE, SPRITE)))
+            path = data.root / photo
+            return F.to_tensor(_thumbnail(path, path.stat().st_mtime_ns, *data.white.items()))
+        except (BrokenPhoto, OSError):
+            return F.to_tensor(Image.new("RGB", (SPRITE, SPRITE), "grey"))
 
     with ThreadPoolExecutor() as pool:
         return torch.stack(list(pool.map(small, photos)))
+
+
+@lru_cache(maxsize=4096)  # 20 MB: the jobs of a sweep show the same photos
+def _thumbnail(path: Path, changed: int, *white: tuple[str, float]) -> Image.Image:
+    return ImageOps.fit(load_photo(path, dict(white), least=SPRITE), (SPRITE, SPRITE))
 
 
 def png(picture: Image.Image) -> bytes:
