@@ -184,6 +184,7 @@ def test_of_a_sweep_every_option_is_looked_at_before_the_first_job():
         "There is no optimizer=adm",
     ]
     assert mistakes(["arch=resnet18,resnet50", "finetune.phases.head.lr=1e-3,1e-2"]) == []
+    assert "finetune.phases.head.lr" in mistakes(["optimizer.lr=1e-3,1e-2"])[0]
 
 
 @pytest.mark.slow

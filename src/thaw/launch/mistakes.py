@@ -218,8 +218,11 @@ def _unknown(override: Override, keys: list[str], options: dict[str, list[str]])
         return None
     group, _, name = key.partition(".")
     kind = KEYS.get(key)
-    if kind and not (override.is_delete() or sweep or kind.takes(value)):
-        return f"Expected {key} to be {kind.valid}, got {shown(value)}."
+    if kind and not override.is_delete():
+        choice = override.is_choice_sweep()
+        values = [*override.sweep_iterator()] if choice else [] if sweep else [value]
+        if wrong := [each for each in map(_plain, values) if not kind.takes(each)]:
+            return f"Expected {key} to be {kind.valid}, got {shown(wrong[0])}."
     nodes = {k.rpartition(".")[0] for k in keys}
     leaves = [k for k in keys if k not in nodes and k.rpartition(".")[2] not in SPECIAL]
     said = "" if value is None else value
