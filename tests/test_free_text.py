@@ -19,6 +19,7 @@ import thaw
 from thaw import escape, files
 from thaw.data import grid
 from thaw.model import prediction
+from thaw.page.figure import write_figure
 from thaw.runs import read
 
 # What a name could do, and a name that would.
@@ -176,7 +177,7 @@ def test_figures_show_names(tmp_path):
     axes.plot([0, 1], [1e-3, 1e3])
     axes.set_xticks([0, 1], ["$a_", "\x1b[31m"])
     axes.set_title("日本 $x$ $y_{")
-    files.write_figure(tmp_path / "a.png", figure)
+    write_figure(tmp_path / "a.png", figure)
     assert [label.get_text() for label in axes.get_xticklabels()] == [r"\$a_", r"\x1b[31m"]
     assert axes.get_title() == r"\u65e5\u672c \$x\$ \$y_{"
     photo = Image.fromarray(np.zeros((8, 8, 3), np.uint8))

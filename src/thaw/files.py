@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from thaw.errors import UserError
-from thaw.escape import cell, drawn
+from thaw.escape import cell
 
 try:
     import fcntl
@@ -23,11 +23,8 @@ except ImportError:  # Windows
     fcntl = None
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from PIL.Image import Image
     from torch import Tensor
 
-DPI = 120  # of figures
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -272,47 +269,3 @@ def _csv_line(values: Iterable[Any]) -> str:
     writer = csv.writer(text, lineterminator="\r\n")  # with it, either sign in a cell is quoted
     writer.writerow(cell(value) if isinstance(value, str) else value for value in values)
     return text.getvalue().removesuffix("\r\n") + "\n"
-
-
-def write_figure(path: Path, figure: "Figure | Image") -> None:
-    """As `write`, for a figure of matplotlib's or a picture of Pillow's, as PNG."""
-    from PIL.Image import Image
-
-    # The best compression would take as long as the drawing, for a tenth of the size.
-    fast: dict[str, Any] = {"compress_level": 1}
-    with beside(path) as partial:
-        if isinstance(figure, Image):
-            figure.save(partial, format="PNG", **fast)
-            return
-        spell_out(figure)
-        figure.set_dpi(DPI)
-        if engine := figure.get_layout_engine():
-            # `savefig` would draw all of the figure once more, to find out where things are.
-            engine.execute(figure)
-            figure.set_layout_engine(None)
-        figure.savefig(partial, dpi=DPI, format="png", pil_kwargs=fast)
-
-
-def spell_out(figure: "Figure") -> None:
-    """Show all words as they are: a `$` begins no formula, letters that the font lacks are escapes.
-
-    Numbers along a logarithmic axis are formulas of matplotlib's own.
-    """
-    from matplotlib.axis import Axis, Tick
-    from matplotlib.text import Text
-    from matplotlib.ticker import FuncFormatter
-
-    def spelled(words: str) -> str:
-        return drawn(words).replace("$", r"\$")
-
-    for axis in figure.findobj(Axis):
-        assert isinstance(axis, Axis)
-        inner = axis.get_major_formatter()
-        if isinstance(inner, FuncFormatter):  # names that were given for places, too
-            axis.set_major_formatter(
-                FuncFormatter(lambda x, place, inner=inner: spelled(inner(x, place)))
-            )
-    ticks = {id(label) for tick in figure.findobj(Tick) for label in (tick.label1, tick.label2)}
-    for text in figure.findobj(Text):
-        if id(text) not in ticks:
-            text.set_text(spelled(text.get_text()))

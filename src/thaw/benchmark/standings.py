@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from thaw import files
 from thaw.benchmark.measuring import ROWS, Result
+from thaw.page.figure import write_figure
 
 SYSTEMS = {  # column, colour
     "lesson": ("lesson's loop", "#c8553d"),
@@ -183,4 +183,4 @@ def draw_figure(path: Path, middle: Medians, sizes: dict[str, Any]) -> None:
     cold, loop = digits(bars["thaw"], 3), digits(bars["lesson"], 3)
     title = f"{label.capitalize()}: {cold} s with Thaw, {loop} s with the lesson's loop"
     figure.suptitle(title, x=0.01, ha="left")
-    files.write_figure(path, figure)
+    write_figure(path, figure)

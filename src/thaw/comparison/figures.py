@@ -13,7 +13,7 @@ import numpy as np
 from thaw.comparison import curves
 from thaw.comparison.pareto import BLUE, COSTS, RED, draw_cost
 from thaw.comparison.verdict import p_text
-from thaw.files import write_figure
+from thaw.page.figure import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from thaw import files
 from thaw.data import grid
 from thaw.evaluation import confused
 from thaw.intervals import wilson
 from thaw.model.unsure import risk_coverage
+from thaw.page.figure import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def draw(
             if figure is None:
                 path.unlink(missing_ok=True)  # of an earlier evaluation, which had mistakes
                 continue
-            files.write_figure(path, figure)
+            write_figure(path, figure)
             paths.append(path)
     return paths
 

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from thaw import files
 from thaw.data import grid
 from thaw.data.dataset import cropped, seen
 from thaw.data.photos import load_photo
 from thaw.errors import UserError
 from thaw.model.bundle import Model
 from thaw.model.prediction import Prediction
+from thaw.page.figure import write_figure
 
 SIDE = 224  # pixels of each picture
 
@@ -95,4 +95,4 @@ def draw(path: Path, model: Model, predictions: Iterable[Prediction]) -> None:
         words += "" if prediction.label == top else f", {prediction.label}"
         tiles.append((overlay(model, load_photo(prediction.path, model.white)), words, "black"))
     title = "What the net sees, and where its label comes from (red: most)"
-    files.write_figure(path, grid.draw(tiles, title, side=2 * SIDE + 4))
+    write_figure(path, grid.draw(tiles, title, side=2 * SIDE + 4))

@@ -15,6 +15,7 @@ from thaw.escape import joined, printable, say
 from thaw.launch import cli
 from thaw.model import batch, unsure
 from thaw.model.prediction import UNFAMILIAR, UNSURE, Prediction, as_row, aside
+from thaw.page.figure import write_figure
 from thaw.runs import read
 
 if TYPE_CHECKING:
@@ -201,4 +202,4 @@ def draw(path: Path, found: list[Prediction], sets: list[list[str]]) -> None:
         (prediction.path, f"{label} ({prediction.confidence:.1%})", "black")
         for prediction, label in zip(found, labels, strict=True)
     ]
-    files.write_figure(path, grid.draw(tiles, side=max(320, 640 // len(found))))
+    write_figure(path, grid.draw(tiles, side=max(320, 640 // len(found))))

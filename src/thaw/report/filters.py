@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from thaw.errors import UserError
-from thaw.files import beside, spell_out
+from thaw.files import beside
 from thaw.nets.backbone import Backbone
+from thaw.page.figure import spell_out
 
 MOST = 64  # filters in the figure
 

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from thaw.errors import UserError
-from thaw.files import beside, spell_out
+from thaw.files import beside
 from thaw.nets.backbone import Backbone
+from thaw.page.figure import spell_out
 from thaw.training.schedule import Schedule
 
 

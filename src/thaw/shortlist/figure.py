@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, PercentFormatter
 
 from thaw.comparison.figures import LEGEND, title
 from thaw.comparison.pareto import BLUE, GREY, RED, spread
-from thaw.files import write_figure
+from thaw.page.figure import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

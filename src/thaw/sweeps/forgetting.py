@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from thaw import files
 from thaw.errors import UserError
+from thaw.page.figure import write_figure
 from thaw.runs import read
 from thaw.screen import say
 
@@ -137,7 +137,7 @@ def draw(runs: list[ThawedRun], path: Path) -> None:
         bbox_to_anchor=(0.5, 1.0),
     )
     figure.suptitle(f"What the thaw did: {runs[0].about}")
-    files.write_figure(path, figure)
+    write_figure(path, figure)
 
 
 def _draw_curves(axes: "Axes", runs: list[ThawedRun], key: str) -> None:

@@ -17,9 +17,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from thaw.escape import printable
-from thaw.files import write_figure
 from thaw.launch import names
 from thaw.launch.cli import Refused
+from thaw.page.figure import write_figure
 from thaw.screen import say
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from thaw.data.folder import PhotoFolder
-from thaw.files import write_figure, write_json
+from thaw.files import write_json
+from thaw.page.figure import write_figure
 from thaw.runs.read import read_json
 from thaw.runs.schema import items, number, or_none, record
 from thaw.training.frozen_work import FrozenWork

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from thaw import files
 from thaw.data import grid
 from thaw.data.photos import BrokenPhoto, load_photo
 from thaw.data.pixels.deep import White
 from thaw.model.familiar.store import Familiar
 from thaw.model.prediction import Prediction, Similar
+from thaw.page.figure import write_figure
 
 SIDE, SMALL = 240, 160  # pixels of a photo in the figure, and of a thumbnail on the page
 
@@ -39,7 +39,7 @@ def draw(
             tiles.append((photo, f"{similar.label} ({similar.likeness:.2f})", "#6b7780"))
     beside = max(len(prediction.similar) for prediction in predictions)
     title = "Left, the photo; then the train photos most like it"
-    files.write_figure(path, grid.draw(tiles, title, SIDE, columns=1 + beside))
+    write_figure(path, grid.draw(tiles, title, SIDE, columns=1 + beside))
 
 
 def thumbnail(familiar: Familiar, similar: Similar, white: White | None = None) -> str | None:
