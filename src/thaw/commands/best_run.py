@@ -48,7 +48,7 @@ def best(words: Sequence[str], out: Path | None = None, began: float | None = No
     if not any(word.startswith("archs=") for word in others):
         here = [n for n, f in conf.options("arch").items() if weights_are_here(OmegaConf.load(f))]
         others.append(f"archs={','.join(here)}")
-    wanted = shortlist.read(others, GROUPS)
+    wanted = shortlist.read(others, GROUPS, ["minutes=10"])
     search(wanted.nets, wanted.shared, seconds, out, monotonic() if began is None else began)
 
 

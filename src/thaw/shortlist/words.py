@@ -35,13 +35,20 @@ class Words:
     shared: list[str]
 
 
-def read(words: Sequence[str], groups: Sequence[str] = GROUPS) -> Words:
+def read(
+    words: Sequence[str],
+    groups: Sequence[str] = GROUPS,
+    further: Sequence[str] = ("folds=5", "fits=crop,pad"),
+) -> Words:
     """Compose the settings of each net.
 
     `archs=a,b` names files of `conf/arch`, or nets of a library (`timm/NAME`, `torchvision/NAME`);
     `archs=all` is every file whose net has pretrained weights. `archs.NET.KEY=VALUE` is
     `arch.KEY=VALUE` for one net. `fits=crop,squash,pad` tries each net with photos fitted in each
     of these ways (`data.fit`). `folds=N`, and what begins with one of `groups`, is for all.
+
+    Args:
+        further: what else may be said, for those who say what isn't known.
 
     Raises:
         UserError: a word means nothing here.
@@ -55,8 +62,8 @@ def read(words: Sequence[str], groups: Sequence[str] = GROUPS) -> Words:
             kind = "shared"
         if kind not in given or not equals:
             raise UserError(
-                f"Expected archs=NET,NET with words that begin with archs., {', '.join(groups)} or"
-                f" folds or fits, such as data.root=PATH or folds={FOLDS}, got {word!r}."
+                f"Expected archs=NET,NET, {', '.join(further)}, or a word that begins with archs.,"
+                f" {', '.join(groups[:-1])} or {groups[-1]}, such as data.root=PATH, got {word!r}."
             )
         given[kind].append(word)
     known = [*conf.options("arch")]
