@@ -7,7 +7,7 @@ again, and what it had not answered yet is asked once more.
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from thaw.data.find import LeftOut, counted, find_photos
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import say
+from thaw.launch import cli
 from thaw.model import batch
 from thaw.model.predict import cutoff_of, load_model
 from thaw.model.prediction import Prediction
@@ -81,6 +82,7 @@ def labelled(
     gpus = int(there.get("GPU", 0))
     workers = workers or gpus or max(1, int(there["CPU"]))
     context = DataContext.get_current()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it would tell of plans and its bars
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     # As JSON, which is ASCII: a path may hold bytes that are no text.
@@ -88,7 +90,7 @@ def labelled(
     asked = [{"path": json.dumps(str(path.absolute()))} for path in paths]
     answers = from_items(asked, override_num_blocks=-(-len(asked) // AT_ONCE)).map_batches(
         Worker,
-        fn_constructor_args=(run, how),
+        fn_constructor_args=(run, how, [*cli.trusted]),
         batch_size=AT_ONCE,
         compute=ActorPoolStrategy(size=workers),
         num_gpus=min(1, gpus),
@@ -105,7 +107,8 @@ def labelled(
 class Worker:
     """Labels photos by their paths, in a process of its own, maybe on another machine."""
 
-    def __init__(self, run: Path, how: dict[str, Any]) -> None:
+    def __init__(self, run: Path, how: dict[str, Any], trusted: Iterable[str] = ()) -> None:
+        cli.trusted.update(trusted)  # what the user named to the command, in its own process
         self.model, self.how = load_model(run), how
 
     def __call__(self, asked: dict[str, Any]) -> dict[str, list[str]]:
