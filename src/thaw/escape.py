@@ -36,11 +36,6 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def say(*lines: str) -> None:
-    """Print lines that hold names, each on a line of its own."""
-    print(*map(printable, lines), sep="\n", flush=True)
-
-
 def cell(text: str) -> str:
     """For a CSV file: what a spreadsheet would run begins with an apostrophe.
 

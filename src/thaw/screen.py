@@ -54,6 +54,11 @@ def say(*lines: str) -> None:
     print(*(wrapped(printable(line)) for line in lines), sep="\n", flush=True)
 
 
+def rows(*lines: str) -> None:
+    """Print lines that hold names, each as it is: a photo's answer stays on one line."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
 def command(program: str, words: str) -> str:
     """A line with a command to copy; where it is too long, two that a shell reads as one.
 

@@ -218,7 +218,7 @@ def test_label_next_lists_what_has_no_label(knowing, finished, call_script, stra
     assert done.code == 0, done.err
     # Those that lie below the photos' folder have labels already.
     assert {Path(row["path"]).name for row in rows(file)} == {"noise.png", "new.png"}
-    assert "when they are labelled: " in done.out
+    assert "when they are labelled\n  " in done.out
     assert f"data.root={finished.photos}" in done.out
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from thaw.data.find import LeftOut, counted, find_photos
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.escape import say
 from thaw.launch import cli
 from thaw.model import batch
 from thaw.model.predict import cutoff_of, load_model
 from thaw.model.prediction import Prediction
+from thaw.screen import say
 
 AT_ONCE = 64  # photos that a worker is asked for
 

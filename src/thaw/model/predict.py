@@ -11,12 +11,13 @@ from thaw.data import grid
 from thaw.data.find import find_and_tell
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.escape import joined, printable, say
+from thaw.escape import joined, printable
 from thaw.launch import cli
 from thaw.model import batch, unsure
 from thaw.model.prediction import UNFAMILIAR, UNSURE, Prediction, as_row, aside
 from thaw.page.figure import write_figure
 from thaw.runs import read
+from thaw.screen import rows, say
 
 if TYPE_CHECKING:
     from thaw.model.bundle import Model
@@ -90,7 +91,7 @@ def predict(
         if not quiet:
             line = _line(prediction, sets[-1] if sets else None, top_k)
             like = (f"    like {s.path} ({s.label}, {s.likeness:.2f})" for s in prediction.similar)
-            say(f"{prediction.path:<{width}}  {line}", *like)
+            rows(f"{prediction.path:<{width}}  {line}", *like)
     sample = model.familiar.sample if similar else ""
     if sample and not quiet:
         say(sample)

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from thaw.errors import UserError
-from thaw.escape import say
 from thaw.evaluation import scores
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.evaluate import Labelled, answer, own_photos, read_split, show
@@ -25,6 +24,7 @@ from thaw.model import bundle
 from thaw.model.familiar import store
 from thaw.runs import read
 from thaw.runs.finished import Run, find
+from thaw.screen import say
 
 
 def soup(runs: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def soup(runs: Sequence[Path], out: Path | None = None) -> dict[str, Any]:
     alone = len(parts) == 1
     say(f"soup           {'the best run alone' if alone else f'{len(parts)} of {len(found)} runs'}")
     show(read.read_json(out / "evaluation.json"))
-    say("", f"written: {out / 'model'}, to be used as a run's is")
+    say("", "written, to be used as a run's is", f"  {out / 'model'}")
     return metrics
 
 
@@ -127,7 +127,7 @@ def _greedy(
             total, best = both, loss
             parts.append(run.path)
         tried.append({"run": str(run.path), "loss": loss, "best": best, "kept": kept})
-        say(f"               {loss:.4f}  with {run.path}{'' if kept else ': left out'}")
+        say(f"{'' if kept else 'left out':<15}{loss:.4f}  with {run.path}")
     _put(net, total, len(parts))
     return model, parts, tried
 

@@ -8,9 +8,10 @@ import numpy as np
 from thaw.data.find import find_and_tell
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.escape import say, utf8
+from thaw.escape import utf8
 from thaw.files import beside, reserve, write_csv
 from thaw.model.predict import load_model
+from thaw.screen import say
 
 
 def embed(run: Path, photos: list[Path], output: Path) -> np.ndarray:

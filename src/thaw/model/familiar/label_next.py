@@ -12,7 +12,6 @@ import torch
 from thaw.data.find import find_and_tell
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
-from thaw.escape import say
 from thaw.files import write_csv
 from thaw.launch import cli
 from thaw.model.bundle import Model
@@ -21,6 +20,7 @@ from thaw.model.familiar.labelling import is_folder_name
 from thaw.model.predict import load_model
 from thaw.model.prediction import UNFAMILIAR, Prediction, aside, decide
 from thaw.runs import read
+from thaw.screen import command, rows, say
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,13 @@ def label_next(
     for prediction in predictions:
         known = "" if prediction.label == prediction.top else f"  ({prediction.top}?)"
         said = f"{prediction.label:<12} {prediction.confidence:6.1%}{known}"
-        say(f"{prediction.path:<{width}}  {said}")
+        rows(f"{prediction.path:<{width}}  {said}")
     if csv is not None:
         columns = ("path", "label", "confidence", "familiarity")
-        rows = [{key: getattr(p, key) for key in columns} for p in predictions]
-        write_csv(csv, [row | {"top": p.top} for row, p in zip(rows, predictions, strict=True)])
-    say("", f"when they are labelled: {_training(run, into, model)}")
+        told = [{key: getattr(p, key) for key in columns} | {"top": p.top} for p in predictions]
+        write_csv(csv, told)
+    say("", "when they are labelled")
+    rows(*command(cli.door("train"), _training(run, into, model)).split("\n"))
     if places is not None:
         from thaw.model import doorman
         from thaw.model.familiar.labelling import app
@@ -162,7 +163,7 @@ def _places(model: Model, into: Path | None) -> Places:
 
 
 def _training(run: Path, into: Path | None, model: Model) -> str:
-    """The command that trains again, as the run was trained."""
+    """What follows `thaw train` to train again, as the run was trained."""
     words: list[str] = []
     if (run / ".hydra" / "overrides.yaml").is_file():
         words = [word for word in read.overrides(run) if not word.startswith("hydra.")]
@@ -172,7 +173,7 @@ def _training(run: Path, into: Path | None, model: Model) -> str:
     elif not words:
         words = ["data=folder", f"data.root={model.familiar.root if model.familiar else ''}"]
     words = [re.sub(r"='([\w./~ -]+)'$", r"=\1", word) for word in words]  # Hydra's quotes
-    return shlex.join([*shlex.split(cli.door("train")), *words])
+    return shlex.join(words)
 
 
 OF_DATA = ("data", "data.root", "data.train", "data.val", "data.test")
