@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 440, 280
-LEFT, RIGHT, TOP, BOTTOM = 50, 20, 24, 42
+LEFT, RIGHT, TOP, BOTTOM = 50, 20, 36, 42
 
 Format = Callable[[float], str]
 

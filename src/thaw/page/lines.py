@@ -73,7 +73,7 @@ def curves(
         if len(edges) > 1 and (right - left) > 7 * min(len(phase), 12):
             short = phase if len(phase) <= 12 else f"{phase[:11]}…"
             text = '<text class="small" x="{}" y="{}" text-anchor="middle">{}</text>'
-            parts.append(Markup(text).format(round((left + right) / 2, 1), TOP + 11, short))
+            parts.append(Markup(text).format(round((left + right) / 2, 1), TOP - 6, short))
         begin = end + 0.5
     formats = (plain, share if shares else plain)
     parts.append(frame.axes(("epoch", title), formats, (whole(1, last), ticks(low, high))))

@@ -38,11 +38,9 @@ def verdict(metrics: Mapping[str, Any], split: Split) -> list[str]:
     """What came out, in sentences that hold for 2 photos as for 20,000."""
     photos, acc = metrics["test/images"], metrics["test/acc"]
     low, high = metrics["test/acc_low"], metrics["test/acc_high"]
-    verb = "is" if photos == 1 else "are"
-    right = (
-        f"{round(acc * photos):,} of {photos_of(photos)} it had never seen {verb} labelled right"
-    )
-    said = [f"{right}: {acc:.1%} (95% interval {low:.1%} to {high:.1%})."]
+    right = round(acc * photos)
+    told = f"{right:,} of {photos_of(photos)} it had never seen {'is' if right == 1 else 'are'}"
+    said = [f"{told} labelled right: {acc:.1%} (95% interval {low:.1%} to {high:.1%})."]
     if high - low > WIDE:
         said.append("So few photos say little: more test photos would make the interval narrower.")
     test = Counter(photo.label for photo in split.photos["test"])
