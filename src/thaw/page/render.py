@@ -6,6 +6,7 @@ fetch nothing, and run no script but ours, by its digest: a name that got throug
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -46,12 +47,14 @@ def _read(path: str) -> str:
 
 
 def name(text: Any) -> Markup:
-    """A name in a sentence: it can turn no direction of writing but its own.
+    """A name in a sentence: it can turn no direction of writing but its own, and where room is
+    short it is broken at a `_` or a `/`, not within a word.
 
-    >>> name("<b>")
-    Markup('<bdi>&lt;b&gt;</bdi>')
+    >>> name("<b>_c")
+    Markup('<bdi>&lt;b&gt;_<wbr>c</bdi>')
     """
-    return Markup("<bdi>{}</bdi>").format(printable(str(text)))
+    parts = re.split(r"(?<=[_/])(?=[^_/])", printable(str(text)))
+    return Markup("<bdi>{}</bdi>").format(Markup("<wbr>").join(parts))
 
 
 def percent(share: float) -> str:

@@ -20,7 +20,7 @@ from thaw.escape import printable
 from thaw.files import write
 from thaw.launch.cli import ConsoleHandler, user_sentence
 from thaw.runs import read
-from thaw.screen import duration, wrapped
+from thaw.screen import duration, width, wrapped
 
 if TYPE_CHECKING:
     from thaw.nets.backbone import Backbone
@@ -65,11 +65,11 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
     if run.writes:
         metrics = run.metrics
         seconds = time.perf_counter() - began
-        state = "done before" if done_before else f"{seconds:6.1f} s"
+        state = "done before" if done_before else f"{seconds:.1f} s"
         if not done_before:
             took.append(seconds)
         accuracies = f"val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
-        show_line(f"{run.path.name}  {accuracies}  {state}")
+        show_both(run.path.name, f"{accuracies}  {state}")
     return loss
 
 
@@ -82,7 +82,7 @@ def show_begun(name: str) -> None:
     if took and total >= number:
         rest = sum(took) / len(took) * (total - number + 1)
         words += f", {duration(rest)} left"
-    show_line(f"{words}: {name} …", "dim")
+    show_both(f"{words}:", name, "dim")
 
 
 def backbone(arch: DictConfig, shared: bool, **seen: Any) -> "Backbone":
@@ -109,6 +109,12 @@ def show_failed(run: Path, reason: str) -> None:
     """The line of a job that failed, and below it why."""
     show_line(f"{run.name}  failed", "red")
     show_line("".join(f"  {line}\n" for line in reason.splitlines()).rstrip(), "red")
+
+
+def show_both(one: str, other: str, style: str = "") -> None:
+    """On one line, or where that is too narrow on two, neither broken."""
+    fits = len(printable(one)) + len(printable(other)) + 2 <= width()
+    show_line(f"{one}{'  ' if fits else chr(10) + '  '}{other}", style)
 
 
 def show_line(text: str, style: str = "") -> None:

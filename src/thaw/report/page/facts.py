@@ -117,10 +117,11 @@ def unfamiliar(found: Mapping[str, Any]) -> str:
 def confidence(found: Mapping[str, Any]) -> str:
     """Whether confidence means what it says."""
     values = found["scores"]
-    said = (
-        f"Where it says 90%, about 90% should be right. Over all test photos it is"
-        f" {values['ece']:.1%} off (95% interval {values['ece_low']:.1%} to"
-        f" {values['ece_high']:.1%}). "
+    off, low, high = (values[key] for key in ("ece", "ece_low", "ece_high"))
+    said = f"Where it says 90%, about 90% should be right. Over all test photos it is {off:.1%} off"
+    said += f" (95% interval {low:.1%} to {high:.1%}). " if low <= off <= high else (
+        f"; the accidents of so few photos add to that, and truly it may be {low:.1%} to"
+        f" {high:.1%} (95% interval). "
     )
     if found["temperature"] == 1:
         return said + "Confidence was left as it is: val shows no clear error of it."
