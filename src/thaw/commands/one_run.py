@@ -23,8 +23,7 @@ from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
-from thaw.evaluation import scores
-from thaw.evaluation.unfamiliar import on_known
+from thaw.evaluation import scores, unfamiliar
 from thaw.launch import cli, memory
 from thaw.launch.build import make
 from thaw.model import bundle
@@ -36,8 +35,10 @@ from thaw.report import loggers, terminal
 from thaw.report import metrics as report
 from thaw.report.board import result
 from thaw.report.board.logger import Live
+from thaw.report.figures import explained, forgotten
 from thaw.report.movement import Movement
 from thaw.report.page import write as page
+from thaw.runs import read
 from thaw.runs.folder import RunFolder, plain
 from thaw.sweeps import jobs
 from thaw.training import lr_find, plugins
@@ -318,34 +319,43 @@ def leave(
     samples = [data.splits["test"][i] for i in test["index"].tolist()]
     photos, groups = [s.path for s in samples], [s.group for s in samples]
     judged = (tested.val, test, data.classes, photos, data.root)
-    unfamiliar = on_known(tested.familiar, test["features"])
+    known = unfamiliar.on_known(tested.familiar, test["features"])
     prior = None if data.balance == "none" else data.class_shares()
     history = training.history
     drawn = {}
     if figures and history.val:
         drawn["learning_curves"] = run_curves(history.rows, history.best["epoch"])
-    found = scores.report(*judged, run.path, groups, figures, prior, unfamiliar, drawn)
+    if figures and "share" in known:
+        far = {"val": tested.familiar.scores, "test": tested.familiar.distance(test["features"])}
+        drawn["unfamiliar"] = unfamiliar.figure(far, tested.familiar.scores)
+    if figures and (moved := training.forgetting.moved):
+        drawn["forgetting"] = forgotten(moved)
+    found = scores.report(*judged, run.path, groups, figures, prior, known, drawn)
     test |= found.test  # what the model that leaves will say
     further = plugins.measure(parts.metrics, test["logits"], test["label"], prior)
     metrics = report.metrics(test, backbone, training.history, training.staged, seconds)
     metrics |= tested.forgotten | data.counts() | found.metrics
     metrics |= {f"test/{name}": value for name, value in further.items()}
-    metrics["test/unfamiliar"] = unfamiliar.get("share")
+    metrics["test/unfamiliar"] = known.get("share")
     facts = {"metrics": metrics, "data_sha256": data.digest(), "white": data.white}
     facts |= found.bundle
     bundled = (run.path / "model", backbone, data.classes, tested.familiar)
     metrics["model/bytes"] = bundle.save(*bundled, **facts)
-    known = tested.familiar.familiarity(test["features"]) if "share" in unfamiliar else None
+    p = tested.familiar.familiarity(test["features"]) if "share" in known else None
     labels = [s.label for s in samples]
     files.write_json(run.path / "stages.json", training.movement.facts())
-    rows = report.predictions(photos, labels, test, data.classes, known)
+    rows = report.predictions(photos, labels, test, data.classes, p)
     metrics |= judge(rows) if judge else {}
     run.results(metrics, rows)
     page.write(run.path)
+    model = bundle.Model(backbone, read.read_json(run.path / "model" / "model.json"))
+    if figures:
+        explained(model, data.root, run.path)
     settings = loggers.varying(choices, parts.settings)
-    board = result.Told(run.path, data, backbone, training.movement, test, photos, settings)
+    board = result.Told(run.path, data, model, training.movement, test, photos, settings)
     step = training.trainer.global_step
     told = report.final(metrics, [f"test/{name}" for name in further])
-    loggers.log_result(parts.loggers, settings, told, step, partial(result.tell, board, step))
+    tell = partial(result.tell, board, step)
+    loggers.log_result(parts.loggers, settings, told, step, run.path, tell)
     run.finish()
     terminal.show_result(metrics, found.struggles, run)

@@ -197,8 +197,9 @@ def _far(model: bundle.Model, folder: Path, known: Tensor) -> tuple[dict[str, An
     """
     found, distances = worth.far(model, folder, known)
     assert model.familiar is not None
-    told = (model.familiar.scores, model.info["unfamiliar"]["level"], "/".join(folder.parts[-2:]))
-    return found, {"unfamiliar": worth.figure(known, distances, *told)}
+    groups = {"of the classes": known, "/".join(folder.parts[-2:]): distances}
+    told = (model.familiar.scores, model.info["unfamiliar"]["level"])
+    return found, {"unfamiliar": worth.figure(groups, *told)}
 
 
 def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:

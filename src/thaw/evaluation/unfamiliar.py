@@ -1,5 +1,6 @@
 """What calling photos unfamiliar is worth: on known photos, on classes left out, on any folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,18 +152,23 @@ def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tens
     return found | share(familiar.familiarity(features), level, "noticed"), distances
 
 
-def figure(known: Tensor, unknown: Tensor, scores: Tensor, level: float, name: str) -> "Figure":
-    """Both distributions of distances, and the cut between them."""
+def figure(groups: Mapping[str, Tensor], scores: Tensor, level: float = store.LEVEL) -> "Figure":
+    """How far photos of two kinds are from the train photos, and from where on that is unfamiliar.
+
+    Args:
+        groups: distances `[N]` by what the photos are.
+        scores: those of val, the lowest first.
+    """
     from thaw.evaluation.figures import BLUE, GREY, RED, _figure, _tidy
 
     drawing = _figure(8, 4, "How far photos are from the train photos")
     axis = drawing.subplots()
     _tidy(axis)
-    top = float(torch.cat([known, unknown]).max())
+    top = float(torch.cat([*groups.values()]).max())
     bins = np.linspace(0, top, 41).tolist()
-    for values, colour, words in ((known, BLUE, "of the classes"), (unknown, RED, drawn(name))):
+    for (words, values), colour in zip(groups.items(), (BLUE, RED), strict=True):
         weights = np.full(len(values), 1 / len(values))
-        label = f"{words} ({len(values)})"
+        label = f"{drawn(words)} ({len(values):,})"
         axis.hist(values.numpy(), bins, weights=weights, color=colour, alpha=0.6, label=label)
     if not why_refused(len(scores), level):
         farthest = int((len(scores) + 1) * level + 1e-9)

@@ -77,7 +77,8 @@ def curves(
         begin = end + 0.5
     formats = (plain, share if shares else plain)
     parts.append(frame.axes(("epoch", title), formats, (whole(1, last), ticks(low, high))))
-    for line in lines:
+    # Where curves are the same for a while the shorter one shows, and of equals the first.
+    for line in sorted(reversed(lines), key=lambda line: -len(line.points)):
         points = [(frame.px(x), frame.py(y)) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{x},{y}" for x, y in points)
         parts.append(Markup('<polyline class="line {}" points="{}"/>').format(line.style, path))

@@ -21,5 +21,5 @@ addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || !document.querySelector(".panel:target")) return;
   const from = location.hash;
   location.hash = "confusion";
-  document.querySelector(`a[href="${CSS.escape ? from : from}"]`)?.focus();
+  document.querySelector(`a[href="${from}"]`)?.focus();
 });

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from thaw.escape import printable
+from thaw.report.board.words import texts
 from thaw.training.plugins import all_made, plain_node
 
 GROUPS = ("arch", "data", "finetune", "optimizer", "augment", "loss")
@@ -45,12 +46,14 @@ def log_result(
     settings: Mapping[str, Any],
     metrics: Mapping[str, float],
     step: int,
+    run: Path,
     board: Callable[[TensorBoardLogger], None] | None = None,
 ) -> None:
     """Tell each logger the run's settings and what came out.
 
     Args:
         settings: as `varying` gives them.
+        run: its folder, of which W&B and MLflow get figures and texts.
         board: tells TensorBoard all else.
     """
     for logger in loggers:
@@ -61,7 +64,25 @@ def log_result(
         logger.log_metrics(dict(metrics), step)
         if isinstance(logger, TensorBoardLogger) and board is not None:
             board(logger)
+        _show(logger, run, settings)
         logger.save()
+
+
+def _show(logger: Logger, run: Path, settings: Mapping[str, Any]) -> None:
+    """Figures and texts, to those that take them beside what TensorBoard is told."""
+    figures = sorted(run.glob("figures/*.png"))
+    if isinstance(logger, WandbLogger):
+        for file in figures:
+            logger.log_image(f"figures/{file.stem}", [str(file)])
+        rows = [[tag, text] for tag, text in texts(run, settings).items()]
+        logger.log_text("texts", ["about", "text"], rows)
+    elif isinstance(logger, MLFlowLogger):
+        client, called = logger.experiment, logger.run_id
+        for file in [*figures, run / "report.html"]:
+            if file.is_file():
+                client.log_artifact(called, str(file))
+        told = "\n\n".join(f"# {tag}\n\n{text}" for tag, text in texts(run, settings).items())
+        client.log_text(called, told, "texts.md")
 
 
 def varying(choices: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +92,8 @@ def varying(choices: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str
         settings: all of them, nested.
     """
     chosen = {group: choices[group] for group in GROUPS if group in choices}
-    return chosen | dict(_leaves({k: v for k, v in settings.items() if k not in ASIDE}))
+    told = chosen | dict(_leaves({k: v for k, v in settings.items() if k not in ASIDE}))
+    return {key: value for key, value in told.items() if key != "arch.name"}  # `arch` has it
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,7 @@
 """What trained, stage by stage: at which rates, that the rest stood still, how far each moved."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ from thaw.training.unfreezing import StagedUnfreezing
 class Movement(Callback):
     """Remembers the pretrained weights of what thaws, and says how far they have come since.
 
-    It keeps a copy of the parameters of these stages. Those that never train have no distance: the
-    digests of `StagedUnfreezing` say that they are the same bit for bit.
+    It keeps a copy of the parameters and statistics of these stages. Those that never train have no
+    distance: the digests of `StagedUnfreezing` say that they are the same bit for bit.
 
     Args:
         backbone: with the weights that training begins with, those of a new head too.
@@ -29,7 +31,7 @@ class Movement(Callback):
         self.began = {
             stage: {
                 name: tensor.detach().clone()
-                for name, tensor in backbone.named_parameters_of(stage).items()
+                for name, tensor in backbone.named_tensors_of(stage).items()
             }
             for stage in backbone.stages
             if stage in thawed and backbone.pretrained
@@ -54,7 +56,7 @@ class Movement(Callback):
         """Stage → relative distance |w - w0| / |w0| of each of its parameters, `[parameters]`."""
         return {
             stage: torch.stack(
-                [_apart([now[name]], [old]) for name, old in before.items() if old.any()]
+                [_apart([w], [before[name]]) for name, w in now.items() if before[name].any()]
             )
             for stage, before in self.began.items()
             if (now := self.backbone.named_parameters_of(stage))
@@ -64,10 +66,30 @@ class Movement(Callback):
     def of_stages(self) -> dict[str, float]:
         """Stage → relative distance of all its parameters together."""
         return {
-            stage: float(_apart([now[name] for name in before], list(before.values())))
+            stage: float(_apart(list(now.values()), [before[name] for name in now]))
             for stage, before in self.began.items()
             if (now := self.backbone.named_parameters_of(stage))
         }
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Inside `with`, all but the head is as it was before training."""
+        parts = {stage: kept for stage, kept in self.began.items() if stage != "head"}
+        now = {s: {n: t.clone() for n, t in self._tensors(s).items()} for s in parts}
+        self._put(parts)
+        try:
+            yield
+        finally:
+            self._put(now)
+
+    def _tensors(self, stage: str) -> dict[str, Tensor]:
+        return self.backbone.named_tensors_of(stage)
+
+    @torch.no_grad()
+    def _put(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        for stage, tensors in parts.items():
+            for name, tensor in self._tensors(stage).items():
+                tensor.copy_(tensors[name])
 
     def facts(self) -> dict[str, Any]:
         """The contents of `stages.json`; distances are those of the net as it is now."""

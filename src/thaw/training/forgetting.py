@@ -5,6 +5,7 @@ where thawing does harm, the best epoch on val is one from before it, which forg
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ from thaw.data.dataset import PhotoDataset, collate
 from thaw.data.folder import PhotoFolder
 from thaw.nets.backbone import Backbone
 from thaw.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Of each val photo `[n]` how far its features came, 1 - cosine, and whether the pretrained
+    head says another class; None where the weights came without a head.
+    """
+
+    apart: Tensor
+    changed: Tensor | None
+
 
 MOST_PHOTOS = 1000  # more would only cost time: of 1000 a share is known to 3 points
 
@@ -36,6 +48,7 @@ class Forgetting:
         self.backbone = backbone
         self.head = backbone.head if backbone.pretrained and thaws else None
         self.loader: DataLoader | None = None
+        self.moved: Moved | None = None  # after training
 
     def before(self, data: PhotoFolder, device: torch.device) -> None:
         """Remember what the pretrained backbone makes of the photos; its head may be another."""
@@ -73,9 +86,11 @@ class Forgetting:
         # |a - b|² / 2 = 1 - cosine for vectors of length 1, and exactly 0 where nothing changed.
         apart = F.normalize(features.double()) - F.normalize(before.double())
         moved = (apart.square().sum(dim=1) / 2).nan_to_num(nan=1.0)  # a net of NaN kept nothing
+        changed = answers != expected if self.backbone.meta.get("head", True) else None
+        self.moved = Moved(moved, changed)
         drift = {"drift/features": float(moved.mean()), "drift/images": len(answers)}
-        if self.backbone.meta.get("head", True):  # it was pretrained as well
-            drift["drift/imagenet"] = float((answers != expected).double().mean())
+        if changed is not None:  # the head was pretrained as well
+            drift["drift/imagenet"] = float(changed.double().mean())
         return drift
 
     def _look(self, head: torch.nn.Module, loader: DataLoader) -> dict[int, tuple[Tensor, Tensor]]:

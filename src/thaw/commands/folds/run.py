@@ -7,6 +7,7 @@ together. A test split that is given isn't in the folds; it stays closed.
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from omegaconf import DictConfig
 
@@ -22,6 +23,8 @@ from thaw.evaluation import out_of_fold
 from thaw.launch import cli
 from thaw.report import loggers, pooled, terminal
 from thaw.report import metrics as report
+from thaw.report.board import result
+from thaw.report.page import write as page
 from thaw.runs.folder import RunFolder
 from thaw.sweeps import jobs
 from thaw.training.trainer import make_trainer
@@ -196,9 +199,12 @@ def leave(
     if kind := wanted(cfg, run):
         metrics |= refit(kind, cfg, run, parts.data, found, metrics)
     settings = loggers.varying(choices, parts.settings) | {"folds": metrics["folds"]}
-    loggers.log_result(parts.loggers, settings, report.final(metrics, [*parts.metrics]), 0)
     pooled.write_history(run.path)
     run.results(metrics, pooled.predictions(found))
+    page.write(run.path)
+    told = report.final(metrics, [*parts.metrics])
+    tell = partial(result.tell_files, run.path, settings, 0)
+    loggers.log_result(parts.loggers, settings, told, 0, run.path, tell)
     run.finish()
     pooled.show(metrics, struggles, run)
     return metrics[MONITOR]

@@ -55,8 +55,10 @@ class Live(Callback):
                 logger.experiment.add_custom_scalars({"training": charts})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mark where the epoch begins."""
+        """Mark where the epoch begins; of a single phase there is nothing to tell."""
         phases = self.staged.schedule.phases
+        if len(phases) == 1:
+            return
         number = 1 + phases.index(self.staged.phase)
         for logger in trainer.loggers:
             logger.log_metrics({"phase": number / len(phases)}, trainer.global_step)

@@ -51,9 +51,9 @@ def filters(backbone: Backbone, movement: Movement) -> dict[str, Image.Image]:
     name = f"{found[0]}.weight"
     before = next((w[name] for w in movement.began.values() if name in w), None)
     if before is None:
-        return {"pictures/5 first filters, unchanged": _filters(found[1].weight)}
+        return {"6 first filters, unchanged": _filters(found[1].weight)}
     made = {"before": _filters(before), "now": _filters(found[1].weight)}
-    return {f"pictures/5 first filters {what}": picture for what, picture in made.items()}
+    return {f"6 first filters {what}": picture for what, picture in made.items()}
 
 
 def _filters(weight: Tensor) -> Image.Image:

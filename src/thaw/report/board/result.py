@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from thaw.data.folder import PhotoFolder
+from thaw.errors import UserError
 from thaw.escape import printable
-from thaw.nets.backbone import Backbone
+from thaw.model.bundle import Model
 from thaw.report.board import pictures
 from thaw.report.board.graph import graph
 from thaw.report.board.words import texts
@@ -21,6 +22,7 @@ from thaw.report.movement import Movement
 
 CURVES = 24  # classes with a precision-recall curve: those with the lowest recall
 POINTS = 300  # photos in the projector
+FIRST = ("worst_mistakes", "least_sure", "explanations")  # of the figures
 AXES = 50  # principal components of their features, of which the projector shows three
 
 
@@ -36,7 +38,7 @@ class Told:
 
     run: Path
     data: PhotoFolder
-    backbone: Backbone
+    model: Model
     movement: Movement
     test: Mapping[str, Tensor]
     photos: Sequence[str]
@@ -46,10 +48,9 @@ class Told:
 def tell(told: Told, step: int, logger: TensorBoardLogger) -> None:
     """Write the tabs beside the curves; the run's folder holds its results."""
     writer = logger.experiment
-    for tag, text in texts(told.run, told.settings).items():
-        writer.add_text(printable(tag), printable(text, keep="\n"), step)
-    for tag, picture in _pictures(told).items():
-        _image(writer, tag, picture, step)
+    made = {"1 a batch of training": pictures.batch(told.data)}
+    made |= pictures.filters(told.model.backbone, told.movement)
+    tell_files(told.run, told.settings, step, logger, made)
     for ended, moved in zip(told.movement.ended_at, told.movement.phases, strict=True):
         for stage, distances in moved.items():
             finite = distances[distances.isfinite()].clamp(max=1e9)  # what diverged has no bin
@@ -57,26 +58,39 @@ def tell(told: Told, step: int, logger: TensorBoardLogger) -> None:
                 writer.add_histogram(f"moved from its start/{stage}", finite, ended)
     _precision_recall(writer, told, step)
     _projector(writer, told)
-    _graph(writer, told.backbone)
+    _graph(writer, told.model.backbone)
 
 
-def _graph(writer: Any, backbone: Backbone) -> None:
+def tell_files(
+    run: Path,
+    settings: Mapping[str, Any],
+    step: int,
+    logger: TensorBoardLogger,
+    more: Mapping[str, Image.Image] | None = None,
+) -> None:
+    """Write what a run's files say: its texts, and its figures beside other pictures."""
+    writer = logger.experiment
+    for tag, text in texts(run, settings).items():
+        writer.add_text(printable(tag), printable(text, keep="\n"), step)
+    shown = _figures(run) | {name: pictures.png(made) for name, made in (more or {}).items()}
+    for name, picture in shown.items():
+        _image(writer, f"pictures/{name}", picture, step)
+
+
+def _graph(writer: Any, backbone: Any) -> None:
     from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
 
     whole = Event(graph_def=graph(backbone).SerializeToString())
     writer._get_file_writer().add_event(whole)
 
 
-def _pictures(told: Told) -> dict[str, bytes]:
-    """PNG files by tag: those in the order of reading have numbers."""
-    made = {"pictures/1 a batch of training": pictures.png(pictures.batch(told.data))}
-    drawn = {path.stem: path.read_bytes() for path in sorted(told.run.glob("figures/*.png"))}
-    for number, name in enumerate(("worst_mistakes", "least_sure"), start=2):
-        if name in drawn:
-            made[f"pictures/{number} {name.replace('_', ' ')}"] = drawn.pop(name)
-    made |= {f"pictures/4 {name.replace('_', ' ')}": file for name, file in drawn.items()}
-    found = pictures.filters(told.backbone, told.movement)
-    return made | {tag: pictures.png(picture) for tag, picture in found.items()}
+def _figures(run: Path) -> dict[str, bytes]:
+    """PNG files of a run by what they are called, with numbers in the order of reading."""
+    first = {name: number for number, name in enumerate(FIRST, start=2)}
+    return {
+        f"{first.get(path.stem, 2 + len(FIRST))} {path.stem.replace('_', ' ')}": path.read_bytes()
+        for path in sorted(run.glob("figures/*.png"))
+    }
 
 
 def _image(writer: Any, tag: str, content: bytes, step: int) -> None:
@@ -103,33 +117,47 @@ def _precision_recall(writer: Any, told: Told, step: int) -> None:
 
 
 def _projector(writer: Any, told: Told) -> None:
-    """Test photos where the head sees them, with thumbnails and labels."""
+    """Test photos where the head sees them, before training and now, with thumbnails and labels."""
     every = len(told.photos)
     if every < 3:
         return
     chosen = torch.arange(0, every, -(-every // POINTS))
-    features = told.test["features"][chosen].double()
-    centred = features - features.mean(dim=0)
-    values, vectors = torch.linalg.eigh(centred @ centred.T)  # of few photos, not of all features
-    axes = min(AXES, len(chosen) - 1, features.shape[1])
-    places = (vectors * values.clamp(min=0).sqrt()).flip(1)[:, : max(axes, 2)]
-    said, classes = told.test["predicted"][chosen].tolist(), told.data.classes
+    photos = [told.photos[int(i)] for i in chosen.tolist()]
+    labels, said = (told.test[key][chosen].tolist() for key in ("label", "predicted"))
+    classes = told.data.classes
     rows = [
-        [
-            _cell(classes[label]),
-            _cell(classes[other]),
-            str(label == other),
-            _cell(told.photos[int(i)]),
-        ]
-        for i, label, other in zip(
-            chosen.tolist(), told.test["label"][chosen].tolist(), said, strict=True
-        )
+        [_cell(classes[label]), _cell(classes[other]), str(label == other), _cell(photo)]
+        for label, other, photo in zip(labels, said, photos, strict=True)
     ]
-    thumbnails = pictures.sprites(told.data, [told.photos[int(i)] for i in chosen.tolist()])
+    thumbnails = pictures.sprites(told.data, photos)
     header = ["label", "prediction", "right", "photo"]
     rmtree(Path(writer.get_logdir(), "00000"), ignore_errors=True)  # of a run that was killed here
-    name = "test photos as the head sees them"
-    writer.add_embedding(places.float(), rows, thumbnails, tag=name, metadata_header=header)
+    shown = {"test photos as the head sees them": told.test["features"][chosen]}
+    if (before := _before(told, photos)) is not None:
+        shown["the same before training"] = before
+    for name, features in shown.items():
+        told_of = {"metadata": rows, "label_img": thumbnails, "metadata_header": header}
+        writer.add_embedding(_places(features), tag=name, **told_of)
+
+
+def _before(told: Told, photos: Sequence[str]) -> Tensor | None:
+    """What the head would have read of photos before training, `[N, D]`; None if the same."""
+    moved = told.movement.of_stages()
+    if not any(far for stage, far in moved.items() if stage != "head"):
+        return None
+    try:
+        with told.movement.undone():
+            return torch.from_numpy(told.model.embed([told.data.root / path for path in photos]))
+    except UserError:  # a photo has gone or broken meanwhile
+        return None
+
+
+def _places(features: Tensor) -> Tensor:
+    """Features `[N, D]` along the axes in which they vary most, `[N, axes]`."""
+    centred = features.double() - features.double().mean(dim=0)
+    values, vectors = torch.linalg.eigh(centred @ centred.T)  # of few photos, not of all features
+    axes = min(AXES, len(features) - 1, features.shape[1])
+    return (vectors * values.clamp(min=0).sqrt()).flip(1)[:, : max(axes, 2)].float()
 
 
 def _cell(text: str) -> str:

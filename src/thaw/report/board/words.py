@@ -12,17 +12,18 @@ from thaw.runs import read
 def texts(run: Path, settings: Mapping[str, Any]) -> dict[str, str]:
     """Markdown by tag, of a run whose results are written; tags are in the order of reading."""
     metrics, split = read.metrics(run), read.split(run)
-    stages = read.read_json(run / "stages.json")
+    folds = metrics.get("folds")
+    stages = {} if folds else read.read_json(run / "stages.json")
     photos = [facts.imbalance(split), *split.warnings]
     photos += [f"{name.capitalize()} is cut: {how}." for name, how in split.cut.items()]
     photos += [f"Left out: {path} ({why})." for path, why in facts.dropped(split, 10)[0]]
     classes = ", ".join(map(markdown, split.classes[:50])) + " …" * (len(split.classes) > 50)
     return {
         "1 question": f"How well does {markdown(facts.called(run))} tell these apart? {classes}\n\n"
-        f"{facts.splits(split)}.",
+        f"{facts.splits(split, folds)}.",
         "2 verdict": " ".join(map(markdown, facts.verdict(metrics, split))),
         "3 photos": "\n".join(f"- {markdown(line)}" for line in photos if line),
-        "4 stages": f"{facts.stages(stages)}\n\n{_stages(stages)}",
+        **({"4 stages": f"{facts.stages(stages)}\n\n{_stages(stages)}"} if stages else {}),
         "5 settings": _table(("setting", "value"), ((k, str(v)) for k, v in settings.items())),
     }
 

@@ -39,8 +39,18 @@ def verdict(metrics: Mapping[str, Any], split: Split) -> list[str]:
     photos, acc = metrics["test/images"], metrics["test/acc"]
     low, high = metrics["test/acc_low"], metrics["test/acc_high"]
     right = round(acc * photos)
-    told = f"{right:,} of {photos_of(photos)} it had never seen {'is' if right == 1 else 'are'}"
-    said = [f"{told} labelled right: {acc:.1%} (95% interval {low:.1%} to {high:.1%})."]
+    labelled = f"{'is' if right == 1 else 'are'} labelled right"
+    told = f"{right:,} of {photos_of(photos)} it had never seen {labelled}"
+    if "folds" in metrics:
+        told = f"{right:,} of {photos_of(photos)} {labelled}, each by a net that had never seen it"
+    said = [f"{told}: {acc:.1%} (95% interval {low:.1%} to {high:.1%})."]
+    if "given/acc" in metrics:
+        low, high = metrics["given/acc_low"], metrics["given/acc_high"]
+        said.append(
+            f"Of the test split, opened once by the model of all other photos,"
+            f" {metrics['given/acc']:.1%} are (95% interval {low:.1%} to {high:.1%})."
+        )
+        low, high = metrics["test/acc_low"], metrics["test/acc_high"]
     if high - low > WIDE:
         said.append("So few photos say little: more test photos would make the interval narrower.")
     test = Counter(photo.label for photo in split.photos["test"])
@@ -52,8 +62,11 @@ def verdict(metrics: Mapping[str, Any], split: Split) -> list[str]:
     return said
 
 
-def splits(split: Split) -> str:
+def splits(split: Split, folds: int | None = None) -> str:
     """How many photos of how many classes."""
+    if folds:
+        photos = photos_of(len(split.photos["test"]))
+        return f"{len(split.classes)} classes, {photos}, each in one of {folds} folds"
     counts = [f"{len(split.photos[name]):,} {name}" for name in read.SPLITS]
     return f"{len(split.classes)} classes, {', '.join(counts)} photos"
 
@@ -83,8 +96,14 @@ def imbalance(split: Split) -> str:
 
 
 def unsure(found: Mapping[str, Any], run: str) -> str:
-    """What happens to photos it isn't sure of."""
+    """What happens to photos it isn't sure of.
+
+    Args:
+        run: what is to be typed for the model; "" where there is none.
+    """
     told = found.get("unsure")
+    if not told and not run:
+        return "Every photo gets a label, however unsure it is of it."
     if not told:
         return (
             "Every photo gets a label, however unsure it is of it. To have it say “unsure” instead,"
@@ -114,15 +133,21 @@ def unfamiliar(found: Mapping[str, Any]) -> str:
     )
 
 
-def confidence(found: Mapping[str, Any]) -> str:
+def confidence(found: Mapping[str, Any], folds: int | None = None) -> str:
     """Whether confidence means what it says."""
     values = found["scores"]
     off, low, high = (values[key] for key in ("ece", "ece_low", "ece_high"))
     said = f"Where it says 90%, about 90% should be right. Over all test photos it is {off:.1%} off"
-    said += f" (95% interval {low:.1%} to {high:.1%}). " if low <= off <= high else (
-        f"; the accidents of so few photos add to that, and truly it may be {low:.1%} to"
-        f" {high:.1%} (95% interval). "
+    said += (
+        f" (95% interval {low:.1%} to {high:.1%}). "
+        if low <= off <= high
+        else (
+            f"; the accidents of so few photos add to that, and truly it may be {low:.1%} to"
+            f" {high:.1%} (95% interval). "
+        )
     )
+    if folds:
+        return said + "Each fold's was set right on its own val photos."
     if found["temperature"] == 1:
         return said + "Confidence was left as it is: val shows no clear error of it."
     return said + (
@@ -199,10 +224,15 @@ def commands(run: Path) -> list[tuple[str, str]]:
     here, words = shlex.quote(str(RunFolder(run))), _words(run)
     words = [re.sub(r"='([\w./-]+)'$", r"=\1", word) for word in words]  # Hydra's own quotes
     asked = [w for w in words if not w.startswith(("resume", "hydra.run.dir", "hydra.sweep"))]
-    return [
+    use = [
         ("Say what photos show", f"{door('predict')} {here} PHOTOS"),
         ("Judge it on other labelled photos", f"{door('evaluate')} {here} --data DIR"),
         ("Open a page that labels photos", f"{door('serve')} {here}"),
+    ]
+    if not (run / "model" / "model.json").is_file():  # folds, of which no model left
+        use = [("Train a model on all photos", f"{door('train')} resume={here} refit=all")]
+    return [
+        *use,
         ("Train the same again", " ".join([door("train"), *map(shlex.quote, asked)])),
         ("Go on, had it been interrupted", f"{door('train')} resume={here}"),
         ("See its curves beside others", "tensorboard --logdir outputs"),

@@ -8,7 +8,7 @@ from thaw.errors import UserError
 from thaw.escape import markdown
 from thaw.files import write as write_text
 from thaw.page.lines import Line, curves, legend, reliability
-from thaw.page.pictures import Thumbnails
+from thaw.page.pictures import Thumbnails, link
 from thaw.page.render import render
 from thaw.report.page import facts
 from thaw.report.page.matrix import Matrix
@@ -51,7 +51,7 @@ def _values(run: Path) -> dict[str, Any]:
     matrix = Matrix(found["confusion"], list(found["classes"]), answers)
     matrix.draw(thumbnails)
     here = str(RunFolder(run))
-    stages = _json(run / "stages.json")
+    stages, folds = _json(run / "stages.json"), metrics.get("folds")
     return {
         "run": here,
         "about": facts.called(run),
@@ -59,15 +59,16 @@ def _values(run: Path) -> dict[str, Any]:
         "metrics": metrics,
         "found": found,
         "split": split,
-        "splits": facts.splits(split),
+        "splits": facts.splits(split, folds),
+        "folds": _folds(run),
         "verdict": facts.verdict(metrics, split),
-        "charts": _charts(history, metrics["best/epoch"]),
+        "charts": _charts(history, None if folds else metrics["best/epoch"]),
         "history": history,
         "matrix": matrix,
         "thumb": thumbnails.of,
         "reliability": reliability(found["reliability"]),
-        "confidence": facts.confidence(found),
-        "unsure": facts.unsure(found, here),
+        "confidence": facts.confidence(found, folds),
+        "unsure": facts.unsure(found, here if model else ""),
         "unfamiliar": facts.unfamiliar(found),
         "classes": facts.by_class(split, found["classes"]),
         "imbalance": facts.imbalance(split),
@@ -89,7 +90,15 @@ def _json(path: Path) -> dict[str, Any]:
     return read.read_json(path, record({})) if path.is_file() else {}
 
 
-def _charts(history: Sequence[dict[str, Any]], best: int) -> dict[str, Any]:
+def _folds(run: Path) -> list[dict[str, Any]]:
+    """What each fold came to, with the address of its own report; none where there are none."""
+    return [
+        {"number": fold.name, "report": link(fold / FILE, run), **read.metrics(fold)}
+        for fold in read.folds(run)
+    ]
+
+
+def _charts(history: Sequence[dict[str, Any]], best: int | None) -> dict[str, Any]:
     """Accuracy and loss by epoch, of train and val."""
     edges = [
         (row["epoch"], row["phase"])
