@@ -177,13 +177,16 @@ def test_each_tab_of_tensorboard_has_its_part(gradual):
         "reliability",
         "filters before",
         "filters now",
+        "explanations",
+        "forgetting",
     ):
         assert what in pictures
     found = got("pr_curves/pr_curves", run=[name], tag="red")
     assert len(found[name][0]["precision"]) > 50
-    (tensor,) = got("projector/info", run=name)["embeddings"]
-    assert tensor["tensorShape"][0] == 12
-    assert tensor["sprite"]["imagePath"]
+    for tensor in (both := got("projector/info", run=name)["embeddings"]):
+        assert tensor["tensorShape"][0] == 12
+        assert tensor["sprite"]["imagePath"]
+    assert len(both) == 2  # before training and after
     texts = got("text/tags")[name]
     assert [tag.split("/")[0] for tag in sorted(texts)] == [
         *("1 question", "2 verdict", "3 photos", "4 stages", "5 settings")

@@ -19,17 +19,20 @@ def make_loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
     """The loggers of the group `logger`, several at once or none.
 
     A `save_dir` that is null is the run's folder; a `name` or `run_name` is what that is called.
+    MLflow's `artifact_location` is then a folder beside its database, where that is a file here.
 
     Raises:
         UserError: naming all that can't be made.
     """
     filled = {"save_dir": str(folder), "name": folder.name, "run_name": folder.name}
-    told = {
-        name: {**node, **{k: v for k, v in filled.items() if node.get(k, "") is None}}
-        if isinstance(node, Mapping)
-        else node
-        for name, node in (plain_node(nodes) or {}).items()
-    }
+    told = {}
+    for name, node in (plain_node(nodes) or {}).items():
+        if isinstance(node, Mapping):
+            node = {**node, **{k: v for k, v in filled.items() if node.get(k, "") is None}}
+            _, mine, database = str(node.get("tracking_uri")).partition("sqlite:///")
+            if mine and node.get("artifact_location", "") is None:
+                node["artifact_location"] = str(Path(database).absolute().with_suffix(""))
+        told[name] = node
     return list(all_made("logger", told, Logger).values())
 
 
