@@ -72,6 +72,8 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "cropped": lambda image: image.crop((8, 0, 152, 150)),
     "brightened": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
     "grey": ImageOps.grayscale,
+    "framed": lambda image: ImageOps.expand(image, 12),
+    "between bars": lambda image: ImageOps.expand(image, (0, 30), "white"),
 }
 
 
@@ -132,6 +134,16 @@ def test_two_photos_of_different_things_are_never_laid_over_each_other(scenes):
     theta, _ = lay_over(one, other, 32, lay_over(one, other, 16)[0])
     assert edges_alike(one, other, theta, 32).max() < 0.7
     assert edges_alike(one, one, lay_over(one, one, 32)[0], 32).min() > 0.99
+
+
+def test_a_frame_in_common_makes_no_copies(tmp_path):
+    rng, photos = np.random.default_rng(0), {}
+    for i in range(12):  # faint things: what they have of edges is the frame
+        faint = Image.fromarray(rng.integers(190, 210, (5, 5), dtype=np.uint8)).resize((80, 80))
+        photos[f"train/x/{i}.png"] = "train"
+        (tmp_path / "train/x").mkdir(parents=True, exist_ok=True)
+        ImageOps.expand(faint, 10).save(tmp_path / f"train/x/{i}.png")
+    assert duplicates.pairs(context(tmp_path, photos, np.ones((12, 4)) + np.eye(12, 4))) == []
 
 
 def test_flat_photos_are_no_copies_of_each_other(tmp_path):

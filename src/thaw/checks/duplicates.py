@@ -21,6 +21,7 @@ from thaw.data.pixels.align import (
     sticks_out,
     tangents,
     turned,
+    unframed,
     unturned,
 )
 
@@ -35,8 +36,9 @@ SPAN = 0.7  # of the one's deviation that the other explains, moved and scaled a
 SPAN_ALIKE = 0.5  # that much where the features are alike
 CLEARLY = 0.1  # that a way to turn explains more than the next, which isn't tried then
 COARSE, FINE, LARGE = 16, 32, 128  # pixels of the side
-GREY = ((3, 0.45), (3, 0.6))  # steps at the coarse size, and how grey correlates after them
-ROUGHLY = 0.7  # edges at the coarse size, or a pair is dropped
+ROUGHLY = 0.7  # edges from which on a pair's other way isn't tried
+# Most pairs are unlike, and are dropped soon: size, steps, how grey and edges correlate after them.
+STAGES = ((COARSE, 3, 0.45, 0.4), (COARSE, 3, 0.6, 0.7), (FINE, 2, 0.6, 0.75))
 # docs/checks.md has the figures that these were chosen on.
 SCENE = 0.85  # edges at the fine size: one scene, if the features are alike as well
 SCENE_FEATURES = 0.6
@@ -99,7 +101,8 @@ def pairs(context: Context) -> list[Pair]:
         elif context.splits[first[digest]] != "test":
             found.append(Pair(first[digest], place, "same"))
     alone = torch.tensor(list(first.values()))
-    thumbnails = context.thumbnails[alone]
+    blocks = context.thumbnails[alone].split(BLOCK)
+    thumbnails = torch.cat([unframed(block).round().to(torch.uint8) for block in blocks])
     near, ways, cosines = _candidates(context.features[alone], thumbnails)
     tested = torch.tensor([context.splits[place] == "test" for place in alone.tolist()])
     wanted = ~(tested[near[:, 0]] & tested[near[:, 1]])
@@ -127,7 +130,7 @@ def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, T
     A way is -1 where nothing lines up in it, or far more does in the other.
     """
     features = F.normalize(_fewer(features - features.mean(dim=0)), dim=1)
-    small = F.adaptive_avg_pool2d(thumbnails.float()[:, None], SMALL)[:, 0]
+    small = _pooled(thumbnails, SMALL)
     hashes = torch.stack([_hash(turned(small, way)) for way in range(8)])  # [8, N, 64]
     count, keys = len(features), []
     for start in range(0, count, BLOCK):
@@ -149,6 +152,12 @@ def _candidates(features: Tensor, thumbnails: Tensor) -> tuple[Tensor, Tensor, T
     likely = (spans >= least[:, None]) & (spans >= spans[:, :1] - CLEARLY)
     keep = likely[:, 0]
     return near[keep], ways.masked_fill(~likely, -1)[keep], cosines[keep]
+
+
+def _pooled(thumbnails: Tensor, size: int) -> Tensor:
+    """Thumbnails at a smaller size `[N, size, size]`."""
+    blocks = (F.adaptive_avg_pool2d(block.float(), size) for block in thumbnails.split(BLOCK))
+    return torch.cat([*blocks])
 
 
 def _fewer(features: Tensor) -> Tensor:
@@ -193,25 +202,24 @@ def _hash(small: Tensor) -> Tensor:
 def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
     """How alike the edges of each pair are `[P]`, and the way in which they are `[P]`."""
     best, way = torch.zeros(len(near)), ways[:, 0].clone()
+    halves = _pooled(thumbnails, FINE).round().to(torch.uint8)
     for column in range(ways.shape[1]):
         for turn in range(8):
             # Of a pair that is alike in its likeliest way, the other isn't tried.
             chosen = ((ways[:, column] == turn) & (best < ROUGHLY)).nonzero()[:, 0]
             for some in chosen.split(CHUNK) if len(chosen) else ():
+                one = halves[near[some, 0]].float()
+                other = turned(halves[near[some, 1]], turn).float()
+                theta = torch.eye(2, 3).repeat(len(some), 1, 1)
+                for size, steps, least, edges in STAGES:
+                    theta, grey = lay_over(one, other, size, theta, steps)
+                    keep = (grey >= least).nonzero()[:, 0]
+                    alike = edges_alike(one[keep], other[keep], theta[keep], size)
+                    keep = keep[alike >= edges]
+                    one, other, some, theta = one[keep], other[keep], some[keep], theta[keep]
                 one = thumbnails[near[some, 0]].float()
                 other = turned(thumbnails[near[some, 1]], turn).float()
-                theta = torch.eye(2, 3).repeat(len(some), 1, 1)
-                for steps, least in GREY:  # most pairs are unlike, and are dropped soon
-                    theta, grey = lay_over(one, other, COARSE, theta, steps)
-                    keep = grey >= least
-                    one, other, some, theta = one[keep], other[keep], some[keep], theta[keep]
-                if not len(some):
-                    continue
-                keep = edges_alike(one, other, theta, COARSE) >= ROUGHLY
-                if not keep.any():
-                    continue
-                one, other, some = one[keep], other[keep], some[keep]
-                theta, _ = lay_over(one, other, FINE, theta[keep])
+                theta, _ = lay_over(one, other, FINE, theta)
                 alike = edges_alike(one, other, theta, FINE)
                 better = alike > best[some]
                 best[some[better]], way[some[better]] = alike[better], turn
@@ -226,19 +234,19 @@ def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> tuple[Te
     """
     found, out = torch.zeros(len(places)), torch.zeros(len(places))
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(places), 32):
-            here = slice(start, start + 32)
-            seen = list(pool.map(lambda i: _grey(context, i), places[here].flatten().tolist()))
+        for rows in torch.arange(len(places)).split(32) if len(places) else ():
+            seen = list(pool.map(lambda i: _grey(context, i), places[rows].flatten().tolist()))
             grey = torch.stack([image for image, _ in seen]).unflatten(0, (-1, 2))
             sharp = torch.tensor([short / 2 for _, short in seen]).unflatten(0, (-1, 2)).amin(dim=1)
-            one, way = grey[:, 0], ways[here].tolist()
+            one, way = grey[:, 0], ways[rows].tolist()
             other = torch.stack([turned(g, w) for g, w in zip(grey[:, 1], way, strict=True)])
             theta, _ = lay_over(one, other, COARSE)
             for size in (FINE, 2 * FINE, LARGE):
-                theta, _ = lay_over(one, other, size, theta)
-                use = (sharp >= size) | (torch.tensor(size) == FINE)
-                found[here] = torch.where(use, edges_alike(one, other, theta, size), found[here])
-                out[here] = torch.where(use, sticks_out(theta), out[here])
+                pair = [_pooled(images, 2 * size) for images in (one, other)]
+                theta, _ = lay_over(*pair, size, theta)
+                found[rows], out[rows] = edges_alike(*pair, theta, size), sticks_out(theta)
+                keep = (sharp >= 2 * size) & (found[rows] >= ROUGHLY)
+                one, other, theta, rows, sharp = (x[keep] for x in (one, other, theta, rows, sharp))
     return found, out
 
 
@@ -250,4 +258,4 @@ def _grey(context: Context, place: int) -> tuple[Tensor, int]:
     except BrokenPhoto:
         return torch.zeros(size), 0
     grey = np.array(photo.convert("L").resize(size, Image.Resampling.BOX))
-    return torch.from_numpy(grey).float(), min(photo.size)
+    return unframed(torch.from_numpy(grey)[None])[0], min(photo.size)
