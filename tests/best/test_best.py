@@ -63,6 +63,20 @@ def test_a_way_leads_if_it_is_better_by_more_than_a_standard_error():
     assert not level.behind
 
 
+def test_photos_of_a_group_count_as_one():
+    labels = torch.zeros(40, dtype=torch.long)
+    weak, strong = answers([1.0, -1.0] * 20), answers([2.0, 1.0] * 20)
+    alone, apart = duel(strong, weak, labels), duel(strong, weak, labels, range(40))
+    assert (apart.groups, str(apart)) == (None, str(alone))
+    grouped = duel(strong, weak, labels, [i // 10 for i in range(40)])
+    assert grouped.groups == 4
+    assert "on 40 photos in 4 groups" in str(grouped)
+    assert (grouped.p, grouped.points) == (2 * 0.5**4, alone.points)  # all four the same way
+    mixed = duel(strong, weak, labels, [i % 2 for i in range(40)])  # as unlike as can be
+    assert mixed.error > 2 * alone.error
+    assert not duel(strong, weak, labels, [0] * 40).ahead  # one group tells nothing
+
+
 def test_only_photos_that_both_were_asked_about_count():
     labels = torch.zeros(40, dtype=torch.long)
     weak, strong = answers([1.0, -1.0] * 20), answers([2.0, 1.0] * 20)

@@ -5,6 +5,7 @@ import io
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -345,6 +346,16 @@ def test_nets_are_compared_with_the_first_on_the_same_photos(board):
         "It can't be told apart from close.",
         "Of these close is the quickest: 2.0 ms a photo, where good takes 5.0.",
     ]
+
+
+def test_photos_of_a_group_are_right_or_wrong_together(board):
+    keys = [0] * 10 + [1] * 10 + [2] * 20  # the worst is wrong in two groups, and never in one
+    nets = [replace(net, keys=keys) for net in board.nets]
+    grouped = rank(nets)
+    assert grouped.groups == 3
+    assert grouped.p[2] == 1.0
+    assert board.p[2] < 0.001
+    assert "of 40 photos in 3 groups" in sentences(grouped)[0]
 
 
 def test_equal_accuracies_are_ranked_by_loss():

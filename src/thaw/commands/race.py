@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thaw.best.budget import told
-from thaw.best.rule import asked, duel
+from thaw.best.rule import asked
 from thaw.best.ways import AT_LEAST, THAWS, Cost, Way, thawed_epochs
 from thaw.commands import tries
 from thaw.commands.search import Search, end_of
@@ -21,12 +21,7 @@ log = logging.getLogger(__name__)
 
 def thaw(found: Search, leader: Way, heads: Sequence[Way]) -> Way:
     """Try to beat the leading head by thawing, the chosen net first and then its equals."""
-    level = [
-        way
-        for way in heads
-        if way is not leader
-        if duel(found.said[way.name], found.said[leader.name], found.labels).p >= ALPHA
-    ]
+    level = [way for way in heads if way is not leader if found.compared(way, leader).p >= ALPHA]
     for head in [leader, *level]:
         for recipe in THAWS:
             leader = _try(found, Way(head.net, recipe), leader)
@@ -42,7 +37,7 @@ def _try(found: Search, way: Way, leader: Way) -> Way:
     try:
         for part in range(int(found.fold.max()) + 1):
             inside = found.fold == part
-            fight = duel(logits, found.said[leader.name], found.labels)
+            fight = found.compared(way, leader)
             if asked(logits)[inside].all() or not asked(found.said[leader.name])[inside].all():
                 continue  # what the one that leads wasn't asked compares nothing
             if (fight.clear and fight.behind) or (part > 1 and (fight.clear or fight.behind)):
@@ -64,7 +59,7 @@ def _try(found: Search, way: Way, leader: Way) -> Way:
                 break
             logits[inside] = _asked(found, way, part)
             diary.remember(way.name, logits)
-            fight = duel(logits, found.said[leader.name], found.labels)
+            fight = found.compared(way, leader)
             diary.add(f"try {way.name}, part {part + 1}", f"against {leader.name}: {fight}")
     except tries.TooSlow:
         diary.add(f"try {way.name}", "took longer than was thought", "what was begun is left out")
@@ -97,7 +92,7 @@ def _asked(found: Search, way: Way, part: int) -> Tensor:
 
 def _decide(found: Search, way: Way, leader: Way) -> Way:
     """Who leads now; the other's run is removed."""
-    fight = duel(found.said[way.name], found.said[leader.name], found.labels)
+    fight = found.compared(way, leader)
     wins = fight.ahead
     if fight.photos:
         found.diary.add(

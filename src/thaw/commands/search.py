@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from lightning.pytorch import Trainer
@@ -12,13 +13,13 @@ from torch import Tensor
 from thaw.best.budget import Budget, told
 from thaw.best.diary import Diary, say
 from thaw.best.look import Look, features, look
-from thaw.best.rule import asked, duel, simplest
+from thaw.best.rule import Duel, asked, duel, simplest
 from thaw.best.ways import AT_LEAST, HEAD, Way
 from thaw.commands import tries
 from thaw.commands.one_run import Training
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
-from thaw.data.splits import Sample
+from thaw.data.splits import Sample, together
 from thaw.errors import UserError
 from thaw.evaluation.scores import scores
 from thaw.launch import cli
@@ -54,9 +55,14 @@ class Search:
     said: dict[str, Tensor] = field(default_factory=dict)  # by a way's name
     fitted: Training | None = None  # the run that was fitted last, until it is decided on
 
-    def compared(self, one: Way, other: Way) -> str:
-        """One against the other, in words."""
-        return str(duel(self.said[one.name], self.said[other.name], self.labels))
+    @cached_property
+    def keys(self) -> list[int]:
+        """What each photo belongs to."""
+        return together([sample.group for sample in self.samples])
+
+    def compared(self, one: Way, other: Way) -> Duel:
+        """One against the other, by the photos that both were asked about."""
+        return duel(self.said[one.name], self.said[other.name], self.labels, self.keys)
 
 
 def parts_of(data: PhotoFolder, seed: int) -> tuple[list[Sample], Tensor, Tensor]:
@@ -151,7 +157,7 @@ def probe(found: Search, looks: Sequence[Look]) -> list[Way]:
 
 def first_model(found: Search, heads: list[Way]) -> Way:
     """Choose a net for its features, and make the first model."""
-    chosen = heads[simplest([found.said[way.name] for way in heads], found.labels)]
+    chosen = heads[simplest([found.said[way.name] for way in heads], found.labels, found.keys)]
     others = [f"{way.net.name} {found.compared(way, chosen)}" for way in heads if way is not chosen]
     if others:
         found.diary.add(

@@ -11,13 +11,14 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from thaw.comparison.verdict import ALPHA, paired_p
+from thaw.comparison.verdict import ALPHA, by_group, paired_p
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
 from thaw.data.photos import BrokenPhoto
+from thaw.data.splits import together
 from thaw.errors import UserError
+from thaw.evaluation.answers import Answers
 from thaw.evaluation.scores import scores
-from thaw.intervals import wilson
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
 from thaw.report.metrics import latency
@@ -31,6 +32,7 @@ from thaw.training.probe.inputs import USED, head_inputs
 class Probed:
     """A net's probe: which photos it labels right `[N]`, and metrics as `metrics.json` names them.
 
+    `keys` is what each photo belongs to, None where each stands alone.
     `features_ms` is the time to decode a photo and run the net over it, None where all features
     were in the cache.
     """
@@ -41,6 +43,7 @@ class Probed:
     features_ms: float | None
     pixels: int
     weights: str | None  # where they come from; None if they are random
+    keys: list[int] | None = None
 
     @property
     def name(self) -> str:
@@ -52,7 +55,8 @@ class Probed:
 class Shortlist:
     """Nets, the most accurate first, and the p of each against the first (None for itself).
 
-    p is McNemar's exact test on the out-of-fold predictions, times the number of other nets. Who
+    p is McNemar's exact test on the out-of-fold predictions, times the number of other nets; where
+    photos come in groups, it is groups that chance may turn the other way round. Who
     has a small one is taken to be worse. The net that is truly the best goes only where one of the
     others beats it by chance, so it stays with at least 95%, although the same photos chose the
     first (Edwards & Hsu 1983, "Multiple comparisons with the best treatment").
@@ -61,6 +65,11 @@ class Shortlist:
     nets: list[Probed]
     p: list[float | None]
     failed: list[str]
+
+    @property
+    def groups(self) -> int | None:
+        """How many groups the photos come in, None where each stands alone."""
+        return len(set(keys)) if (keys := self.nets[0].keys) else None
 
     @property
     def level(self) -> list[Probed]:
@@ -75,7 +84,8 @@ def rank(probed: Sequence[Probed], failed: Sequence[str] = ()) -> Shortlist:
         return -net.metrics["probe/acc"], net.metrics["probe/loss"]
 
     first, *others = sorted(probed, key=key)
-    values = [paired_p(first.right.astype(int) - other.right) for other in others]
+    keys = first.keys or range(len(first.right))
+    values = [paired_p(by_group(first.right.astype(int) - other.right, keys)) for other in others]
     p = [min(1.0, len(others) * value) for value in values]
     return Shortlist([first, *others], [None, *p], list(failed))
 
@@ -101,10 +111,12 @@ def probe(
         raise BrokenPhoto(data.root / path, reason)
     if not features.isfinite().all():
         raise UserError(f"The features of {net.name} aren't finite numbers.")
-    labels = torch.tensor([sample.label for split in USED for sample in data.splits[split]])
+    samples = [sample for split in USED for sample in data.splits[split]]
+    labels = torch.tensor([sample.label for sample in samples])
     logits = out_of_fold(features, labels, folds)
-    right = logits.argmax(dim=1) == labels
-    low, high = wilson(int(right.sum()), len(labels))
+    names, groups = [sample.path for sample in samples], [sample.group for sample in samples]
+    answers = Answers(logits, labels, data.classes, names, data.root, groups=groups)
+    low, high = answers.interval(answers.correct)
     metrics = {f"probe/{key}": value for key, value in scores(logits, labels).items()}
     metrics |= {
         "probe/acc_low": low,
@@ -114,4 +126,12 @@ def probe(
         "model/bytes": sum(t.nbytes for t in backbone.net.state_dict().values()),
     }
     weights = str(backbone.meta["source"]) if backbone.pretrained else None
-    return Probed(net, right.numpy(), metrics, milliseconds, backbone.input_size, weights)
+    return Probed(
+        net,
+        answers.correct.numpy(),
+        metrics,
+        milliseconds,
+        backbone.input_size,
+        weights,
+        together(groups) if any(groups) else None,
+    )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thaw.comparison.verdict import ALPHA, listed, p_text
+from thaw.comparison.verdict import ALPHA, in_groups, listed, p_text
 from thaw.data.folder import PhotoFolder
 from thaw.escape import printable
 from thaw.launch.cli import door
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 MERITS = ("%", "95%", "p vs 1", "F1")
 COSTS = ("features\nms a photo", "latency\nms", "params", "MB", "pixels")
 CAVEAT = (
-    "p: McNemar's exact test on the same photos, times the number of other nets. A probe judges"
-    " features as they are; fine-tuning can change the order of nets that are close."
+    "p: McNemar's exact test on the same photos{groups}, times the number of other nets. A probe"
+    " judges features as they are; fine-tuning can change the order of nets that are close."
 )
 
 
@@ -78,7 +78,8 @@ def show(console: Console, board: "Shortlist", shared: Sequence[str], out: Path)
     for sentence in said[1:]:
         line(console, sentence)
     if len(board.nets) > 1:
-        line(console, CAVEAT, "dim")
+        groups = ", by whole groups" if board.groups else ""
+        line(console, CAVEAT.format(groups=groups), "dim")
     if board.failed:
         line(console, f"Failed, see above: {', '.join(board.failed)}.", "red")
     facts = {"table": [out / "shortlist.csv"], "figure": [out / "shortlist.png"]}
@@ -95,6 +96,7 @@ def sentences(board: "Shortlist") -> list[str]:
     said = [
         f"{first.name} is {'first' if others else 'the only net'}:"
         f" {seen['probe/acc']:.1%} of {len(first.right)} photos"
+        f"{in_groups(board.groups)}"
         f" (95% interval {seen['probe/acc_low']:.1%} to {seen['probe/acc_high']:.1%})."
     ]
     level = board.level[1:]
