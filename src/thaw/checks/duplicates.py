@@ -242,9 +242,9 @@ def _edges_of_photos(context: Context, places: Tensor, ways: Tensor) -> tuple[Te
             other = torch.stack([turned(g, w) for g, w in zip(grey[:, 1], way, strict=True)])
             theta, _ = lay_over(one, other, COARSE)
             for size in (FINE, 2 * FINE, LARGE):
-                pair = [_pooled(images, 2 * size) for images in (one, other)]
-                theta, _ = lay_over(*pair, size, theta)
-                found[rows], out[rows] = edges_alike(*pair, theta, size), sticks_out(theta)
+                a, b = (_pooled(images, 2 * size) for images in (one, other))
+                theta, _ = lay_over(a, b, size, theta)
+                found[rows], out[rows] = edges_alike(a, b, theta, size), sticks_out(theta)
                 keep = (sharp >= 2 * size) & (found[rows] >= ROUGHLY)
                 one, other, theta, rows, sharp = (x[keep] for x in (one, other, theta, rows, sharp))
     return found, out
