@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from thaw.errors import UserError
 from thaw.evaluation import scores
 from thaw.evaluation.answers import Answers
-from thaw.evaluation.evaluate import Labelled, answer, own_photos, read_split, show
+from thaw.evaluation.evaluate import Labelled, answer, own_photos, read_split
+from thaw.evaluation.terminal import show
 from thaw.evaluation.unfamiliar import on_known
 from thaw.files import write_json
 from thaw.model import bundle
