@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import call_train, make_photos, paint, small_run, state, weights_of
+from conftest import call_train, make_photos, paint, refusal, small_run, state, weights_of
 from filelock import FileLock
 
 from thaw.data.folder import PhotoFolder
@@ -614,3 +614,23 @@ def test_thousands_of_photos_are_listed_in_no_time(tmp_path: Path):
     listing = layout.read(tmp_path / "photos", {"train": "train", "val": "val", "test": "test"})
     assert len(listing.entries) == 10_000
     assert time.perf_counter() - began < 3
+
+
+def test_what_breaks_meanwhile_is_said_with_what_to_do(tmp_path: Path):
+    usual(root := tmp_path / "photos")
+    put(root, "train/ants", count=40, begin="m")
+    data = PhotoFolder(str(root)).of(tmp_path / "run").ready()
+    one, two, three, *_ = (sample.path for sample in data.splits["train"])
+    data.broke(one, "cut off")
+    data.broke(two, "cut off")
+    assert data.counts()["data/broken"] == 2
+    assert refusal(data.broke, three, "the file is empty") == (
+        f"3 photos in {root} can't be decoded any more, more than 5% of all: {one} (cut off), {two}"
+        f" (cut off), {three} (the file is empty). Put back what was there (thaw check lists all"
+        " that can't be decoded)."
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/split.json").touch()
+    assert f"decoded); then resume={tmp_path / 'run'} goes on." in str(data.lost({one: "gone"}))
+    strict = PhotoFolder(str(root), on_error="fail").ready()
+    assert ", and data.on_error is fail: x.png (gone)" in refusal(strict.broke, "x.png", "gone")

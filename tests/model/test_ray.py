@@ -37,7 +37,9 @@ def cluster():
         here = [str(Path(__file__).parents[1]), *sys.path]
         patch.setenv("PYTHONPATH", os.pathsep.join(here))  # workers find Thaw where this does
         patch.setattr(ray_engine, "AT_ONCE", 2)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
         yield ray
         ray.shutdown()
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
-from thaw.data.photos import BrokenPhoto
 from thaw.data.splits import Sample
 from thaw.errors import UserError
 from thaw.nets.cut import Cut, cut
@@ -94,8 +93,8 @@ def features(look: Look, left: Callable[[], float]) -> Tensor | None:
         look.missing = look.missing[number:]
         look.pace = (time.perf_counter() - began) / len(part)
     found, _ = head_inputs(extractor)
-    for path, reason in data.broken.items():
-        raise BrokenPhoto(data.root / path, reason)
+    if data.broken:  # since the start: every photo's features are wanted
+        raise data.lost(data.broken)
     if not found.isfinite().all():
         raise UserError(f"The features of {look.net.name} aren't finite numbers.")
     return found

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from thaw.data.augment import Augment
 from thaw.data.cache import Rows
 from thaw.data.dataset import BalancedShuffle, Batches, EpochShuffle, InOrder, PhotoDataset, collate
 from thaw.data.listing import layout, table
-from thaw.data.listing.faults import MOST_BROKEN
+from thaw.data.listing.faults import MOST_BROKEN, reasons
 from thaw.data.listing.known import Known
+from thaw.data.listing.listed import few, many
 from thaw.data.listing.settle import Settled, Wishes, settle
 from thaw.data.listing.tree import CLASSES
-from thaw.data.photos import BrokenPhoto, misnamed, white_of
+from thaw.data.photos import misnamed, white_of
 from thaw.data.splits import Sample
 from thaw.errors import UserError
+from thaw.launch.cli import door
 from thaw.runs import read
 
 log = logging.getLogger(__name__)
@@ -229,7 +231,7 @@ class PhotoFolder(LightningDataModule):
             UserError: `on_error` is `fail`, or these are too many.
         """
         if self.wishes.on_error == "fail":
-            raise BrokenPhoto(self.root / path, reason)
+            raise self.lost({path: reason}, ", and data.on_error is fail")
         if path in self.broken:
             return
         self.broken[path] = reason
@@ -240,15 +242,28 @@ class PhotoFolder(LightningDataModule):
             whole = {s.label for s in samples if s.path not in self.broken}
             lost = {s.label for s in samples} - whole
             if lost or len(self.broken) > MOST_BROKEN * sum(map(len, self.splits.values())):
-                raise UserError(
-                    f"{len(self.broken)} photos in {self.root} can't be decoded any more, "
-                    + (
-                        f"which leaves {split} without {self.classes[min(lost)]}"
-                        if lost
-                        else f"more than {MOST_BROKEN:.0%}"
-                    )
-                    + f"; {path} for one ({reason})."
+                names = few(self.classes[label] for label in sorted(lost))
+                raise self.lost(
+                    self.broken,
+                    f", which leaves {split} without {names}"
+                    if lost
+                    else f", more than {MOST_BROKEN:.0%} of all",
                 )
+
+    def lost(self, broken: Mapping[str, str], what: str = "") -> UserError:
+        """That photos which were read before can't be decoded any more, and what to do.
+
+        Args:
+            broken: why, by path.
+            what: follows of it.
+        """
+        begun = self.run is not None and (self.run / "split.json").exists()
+        goes_on = f"; then resume={self.run} goes on" if begun else ""
+        return UserError(
+            f"{many(len(broken))} in {self.root} can't be decoded any more{what}:"
+            f" {reasons(broken)}. Put back what was there ({door('check')} lists all that can't be"
+            f" decoded){goes_on}."
+        )
 
     def counts(self) -> dict[str, int]:
         """For `metrics.json`: photos that could not be decoded, and those that fixes changed."""

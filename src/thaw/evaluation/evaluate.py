@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thaw.comparison.figures import run_curves
 from thaw.data.listing import layout
+from thaw.data.listing.faults import undecoded
 from thaw.data.photos import BrokenPhoto
 from thaw.data.stream import BATCH
 from thaw.errors import UserError
@@ -212,8 +213,9 @@ def answer(model: bundle.Model, labelled: Labelled, what: str) -> Answers:
         logits.append(answered)
         features.append(read_by_head)
         seen += [paths[Path(path)] for path in batch]
-    for error in broken:
-        say(f"left out: {error}")
+    if broken:
+        said = {Path(str(e.path)).relative_to(root).as_posix(): e.reason for e in broken}
+        say(f"{undecoded(said, len(paths))}.")
     if not seen:
         raise UserError(f"Expected labelled photos in {root}, but none can be decoded.")
     return Answers(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_auroc
 
 from thaw.data.find import find_photos
+from thaw.data.listing.faults import undecoded
 from thaw.data.photos import BrokenPhoto
 from thaw.errors import UserError
 from thaw.escape import drawn
@@ -138,10 +139,11 @@ def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tens
         raise UserError("This model keeps none of its train photos, so it can't be told apart.")
     level = model.level if model.level is not None else store.LEVEL
     broken: list[BrokenPhoto] = []
-    outputs = model.outputs_of(find_photos([folder]), on_broken=broken.append)
+    photos = find_photos([folder])
+    outputs = model.outputs_of(photos, on_broken=broken.append)
     parts = [features for _, _, features in outputs]
-    for error in broken:
-        say(f"left out: {error}")
+    if broken:
+        say(f"{undecoded({str(e.path): e.reason for e in broken}, len(photos))}.")
     if not parts:
         raise UserError(f"Expected photos in {folder}, but none can be decoded.")
     features = torch.cat(parts)

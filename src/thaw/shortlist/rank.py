@@ -14,7 +14,6 @@ from torch import Tensor
 from thaw.comparison.verdict import ALPHA, by_group, paired_p
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
-from thaw.data.photos import BrokenPhoto
 from thaw.data.splits import together
 from thaw.errors import UserError
 from thaw.evaluation.answers import Answers
@@ -107,8 +106,8 @@ def probe(
     extractor = Extractor(cache, backbone, data, net.cfg.trainer.fuse)
     extractor.on(trainer)
     features, milliseconds = head_inputs(extractor)
-    for path, reason in data.broken.items():  # since the start: every photo's features are wanted
-        raise BrokenPhoto(data.root / path, reason)
+    if data.broken:  # since the start: every photo's features are wanted
+        raise data.lost(data.broken)
     if not features.isfinite().all():
         raise UserError(f"The features of {net.name} aren't finite numbers.")
     samples = [sample for split in USED for sample in data.splits[split]]

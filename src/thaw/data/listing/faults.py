@@ -119,7 +119,7 @@ def of_broken(
         return [], []
     whole = {entry.label for entry in entries if entry.path not in broken}
     lost = sorted({entry.label for entry in entries} - whole)
-    names = few((f"{path} ({why})" for path, why in broken.items()), SHOWN)
+    names = reasons(broken)
     if len(broken) > SHOWN and file:
         names += f", all in {file}"
     says = f"{many(len(broken))} of {len(entries):,} can't be decoded"
@@ -132,6 +132,21 @@ def of_broken(
     elif on_error != "fail":
         return [], [f"{says} and {_are(len(broken))} left out: {names}"]
     return [f"{says}; repair or remove them ({door('check')} lists them): {names}"], []
+
+
+def undecoded(broken: Mapping[str, str], total: int) -> str:
+    """That photos can't be decoded, of so many, and why, by path.
+
+    >>> undecoded({"a.jpg": "the file is empty"}, 20)
+    "1 photo of 20 can't be decoded and is left out: a.jpg (the file is empty)"
+    """
+    says = f"{many(len(broken))} of {total:,} can't be decoded and {_are(len(broken))} left out"
+    return f"{says}: {reasons(broken)}"
+
+
+def reasons(broken: Mapping[str, str]) -> str:
+    """The first photos that can't be decoded, and why."""
+    return few((f"{path} ({why})" for path, why in broken.items()), SHOWN)
 
 
 def _place(listing: Listing, split: str) -> str:

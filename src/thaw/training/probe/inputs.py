@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 from thaw.data.cache import Rows
 from thaw.data.dataset import InOrder, PhotoDataset, collate
 from thaw.data.folder import PhotoFolder
-from thaw.data.photos import BrokenPhoto
 from thaw.nets.backbone import Backbone
 from thaw.nets.cut import cut
 from thaw.training.features import Extractor
@@ -93,5 +92,5 @@ def _images(data: PhotoFolder, backbone: Backbone, splits: Sequence[str]) -> Ite
         dataset, BATCH, sampler=order, num_workers=data.workers, collate_fn=collate
     ):
         for path, reason in batch.get("broken", ()):
-            raise BrokenPhoto(data.root / path, reason)
+            raise data.lost({path: reason})
         yield batch["image"].contiguous(memory_format=backbone.memory_format)
