@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 
+from thaw import screen
 from thaw.errors import UserError
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of the body
 ATTEMPTS = 4
 BACKOFF = 1.0  # seconds before the second attempt, doubled before each later one
-CHUNK = 1 << 18  # bytes
+CHUNK, MB = 1 << 18, 10**6  # bytes
 MAX_UNZIPPED = 20 * 10**9  # bytes
 MAX_RATIO = 200  # unzipped bytes per byte of archive: photos hardly shrink, zip bombs do
 
@@ -104,20 +105,16 @@ def _has_content(folder: Path) -> bool:
 def _fill(part: Path, url: str, sha256: str | None) -> None:
     """Bring `part` to the full, checked content of `url`, from what it already holds."""
     from requests import RequestException
-    from rich import get_console
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
     headers = {"Accept-Encoding": "identity"}  # so that lengths and ranges count the file's bytes
-    console = get_console()
-    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-    quiet = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
-        task = bar.add_task(part.name.removesuffix(".part"), total=None)
+    what = f"downloading {part.name.removesuffix('.part')}"
+    screen.tell(f"{what} …")
+    with screen.Steps(what, 0, "MB") as shown:
         for attempt in range(ATTEMPTS):
             if not (sha256 or "If-Range" in headers):  # nothing would tell a mix of two versions
                 part.unlink(missing_ok=True)
             try:
-                _receive(part, url, headers, lambda n, of: bar.update(task, completed=n, total=of))
+                _receive(part, url, headers, lambda n, of: shown.at(n // MB, (of or 0) // MB))
                 break
             except RequestException as error:
                 status = 0 if error.response is None else error.response.status_code

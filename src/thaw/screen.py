@@ -109,20 +109,26 @@ class Steps:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
+    def at(self, done: int, total: int) -> None:
+        """So much is done, of what may have been learnt meanwhile."""
+        self.total = total
+        self.bar.update(self.task, total=total)
+        self.advance(done - self.done)
+
     def advance(self, by: int = 1) -> None:
         """So much more is done."""
         self.done = min(self.done + by, self.total)
         self.bar.update(self.task, completed=self.done)
         now = time.monotonic()
-        if self.lines and now - self.told >= EVERY and self.done < self.total:
+        if self.lines and now - self.told >= EVERY and 0 < self.done < self.total:
             self.told = now
             left = (now - self.began) / self.done * (self.total - self.done)
             counts = f"{self.done:,} of {self.total:,} {self.unit}"
-            _tell(f"{self.what}: {counts}, {duration(left)} left")
+            tell(f"{self.what}: {counts}, {duration(left)} left")
 
 
-def _tell(line: str) -> None:
-    """To the log of a run, where there is one; to stderr beside what a command answers."""
+def tell(line: str) -> None:
+    """A line to the log of a run, where there is one; to stderr beside what a command answers."""
     if log.isEnabledFor(logging.INFO):
         log.info(line)
     else:

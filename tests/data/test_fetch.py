@@ -164,6 +164,11 @@ def test_shows_progress_on_a_terminal(
     assert "net.pth" in shown.getvalue()
 
 
+def test_is_not_silent_in_a_pipe(server: Server, path: Path, capsys: pytest.CaptureFixture) -> None:
+    fetch.download(server.url, path)
+    assert "downloading net.pth …" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("code", [500, 503, 429])
 def test_tries_again_when_the_server_is_busy(server: Server, path: Path, code: int) -> None:
     server.answers = [status(code), status(code), plain(BODY)]

@@ -24,6 +24,7 @@ from thaw.data.pixels.align import (
     unframed,
     unturned,
 )
+from thaw.screen import Steps
 
 BLOCK = 1024  # photos that are compared with all others at once
 CHUNK = 512  # pairs that are laid over each other at once
@@ -203,26 +204,31 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
     """How alike the edges of each pair are `[P]`, and the way in which they are `[P]`."""
     best, way = torch.zeros(len(near)), ways[:, 0].clone()
     halves = _pooled(thumbnails, FINE).round().to(torch.uint8)
-    for column in range(ways.shape[1]):
-        for turn in range(8):
-            # Of a pair that is alike in its likeliest way, the other isn't tried.
-            chosen = ((ways[:, column] == turn) & (best < ROUGHLY)).nonzero()[:, 0]
-            for some in chosen.split(CHUNK) if len(chosen) else ():
-                one = halves[near[some, 0]].float()
-                other = turned(halves[near[some, 1]], turn).float()
-                theta = torch.eye(2, 3).repeat(len(some), 1, 1)
-                for size, steps, least, edges in STAGES:
-                    theta, grey = lay_over(one, other, size, theta, steps)
-                    keep = (grey >= least).nonzero()[:, 0]
-                    alike = edges_alike(one[keep], other[keep], theta[keep], size)
-                    keep = keep[alike >= edges]
-                    one, other, some, theta = one[keep], other[keep], some[keep], theta[keep]
-                one = thumbnails[near[some, 0]].float()
-                other = turned(thumbnails[near[some, 1]], turn).float()
-                theta, _ = lay_over(one, other, FINE, theta)
-                alike = edges_alike(one, other, theta, FINE)
-                better = alike > best[some]
-                best[some[better]], way[some[better]] = alike[better], turn
+    # Of a pair that is alike in its likeliest way, the other isn't tried.
+    parts = (
+        (some, turn)
+        for column in range(ways.shape[1])
+        for turn in range(8)
+        for some in ((ways[:, column] == turn) & (best < ROUGHLY)).nonzero()[:, 0].split(CHUNK)
+    )
+    with Steps("comparing photos", int((ways >= 0).sum()), "pairs") as shown:
+        for some, turn in parts:
+            shown.advance(len(some))
+            one = halves[near[some, 0]].float()
+            other = turned(halves[near[some, 1]], turn).float()
+            theta = torch.eye(2, 3).repeat(len(some), 1, 1)
+            for size, steps, least, edges in STAGES:
+                theta, grey = lay_over(one, other, size, theta, steps)
+                keep = (grey >= least).nonzero()[:, 0]
+                alike = edges_alike(one[keep], other[keep], theta[keep], size)
+                keep = keep[alike >= edges]
+                one, other, some, theta = one[keep], other[keep], some[keep], theta[keep]
+            one = thumbnails[near[some, 0]].float()
+            other = turned(thumbnails[near[some, 1]], turn).float()
+            theta, _ = lay_over(one, other, FINE, theta)
+            alike = edges_alike(one, other, theta, FINE)
+            better = alike > best[some]
+            best[some[better]], way[some[better]] = alike[better], turn
     return best, way
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import get_console
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -112,14 +113,18 @@ def _parts(board: "Leaderboard", console: Console) -> list[list[str]]:
     """Columns that stand beside one another: all, or as many as the terminal holds at a time."""
     wide = console.options.update(width=999)
 
+    def measured(names: Sequence[str]) -> Measurement:
+        return console.measure(_table(board, names), options=wide)
+
     def fits(names: Sequence[str]) -> bool:
-        return console.measure(_table(board, names), options=wide).maximum <= console.width
+        return measured(names).maximum <= console.width
 
     if fits([*COLUMNS]):
         return [[*COLUMNS]]
-    parts = [[*FIRST]]
+    first = FIRST if measured(FIRST).minimum <= console.width else FIRST[:2]
+    parts = [[*first]]
     for name in COLUMNS:
-        if name in FIRST:
+        if name in first:
             continue
         if parts[1:] and fits([*parts[-1], name]):
             parts[-1].append(name)
