@@ -210,6 +210,7 @@ def _edges(thumbnails: Tensor, near: Tensor, ways: Tensor) -> tuple[Tensor, Tens
         for column in range(ways.shape[1])
         for turn in range(8)
         for some in ((ways[:, column] == turn) & (best < ROUGHLY)).nonzero()[:, 0].split(CHUNK)
+        if len(some)
     )
     with Steps("comparing photos", int((ways >= 0).sum()), "pairs") as shown:
         for some, turn in parts:

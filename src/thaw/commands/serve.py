@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import socket
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def listening(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None) or 0  # below 0: of looking up a name
+        why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"Expected an address that is free in --host {host} --port {port}, but"
             f" {why[:1].lower()}{why[1:]}; --port 0 takes any port that is free."
