@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from conftest import paint
@@ -27,12 +28,13 @@ def text(*more: tuple[str, ...], head: str = "path,label", rows=ROWS, sep: str =
     return "\n".join(sep.join(line) for line in lines) + "\n"
 
 
-def parquet() -> bytes:
+def parquet(number: type = int, **more: list) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet as pq
 
     file = io.BytesIO()
-    columns = {"Path": [path for path, _ in ROWS], "label": [int(label) for _, label in ROWS]}
+    columns = {"Path": [path for path, _ in ROWS], "label": [number(label) for _, label in ROWS]}
+    columns |= more
     pq.write_table(pa.table(columns), file)
     return file.getvalue()
 
@@ -63,6 +65,14 @@ READ: dict[str, tuple[str | bytes, dict[str, object], tuple[int, int, int], list
         [],
     ),
     "Parquet": (parquet(), {}, (8, 2, 2), []),
+    "NaN for nothing in Parquet": (
+        parquet(float, group=[i // 2 if i % 2 else float("nan") for i in range(12)]),
+        {},
+        (8, 2, 2),
+        ["6 groups", "6 photos in none"],
+    ),
+    "NaN for nothing": (text(("more/12.png", "nan")), {}, (8, 2, 2), ["1 row without a label"]),
+    "a line for Excel": ("sep=;\r\n" + text(sep=";"), {}, (8, 2, 2), []),
     "rows without a photo or label": (
         text(("gone.png", "0"), ("more/12.png", "")),
         {},
@@ -103,7 +113,9 @@ READ: dict[str, tuple[str | bytes, dict[str, object], tuple[int, int, int], list
 REFUSED: dict[str, tuple[str | bytes, list[str]]] = {
     "other columns": (text(head="file,label"), ["path, label", "file, label", "it lacks path"]),
     "nothing": ("", ["nothing"]),
-    "no table": (b"\x00\x01\x02\xff", ["lacks path, label"]),
+    "no table": (b"\x00\x01\x02\xff", ["it is no text"]),
+    "a quote that doesn't end": ('path,label\n"img/0.png,a\n' + text(), ["img/1.png", "…)"]),
+    "test alone": (text(head=SPLIT, rows=column(["test"] * 12)), ["no photo is of train (12 of"]),
     "Excel": (b"PK\x03\x04 and so on", ["Excel", "save it as CSV"]),
     "a damaged Parquet file": (b"PAR1zz", ["Expected a Parquet file"]),
     "a comma too many": (text(("a,b.png", "0")), ["line 14 has more", "needs quotes"]),
@@ -170,6 +182,21 @@ def test_paths_may_begin_in_the_root_or_be_absolute(photos: Path, tmp_path: Path
     assert found == sorted(path for path, _ in ROWS)
 
 
+def test_accents_are_the_same_however_they_are_stored(tmp_path: Path):
+    for i, (path, _) in enumerate(ROWS):
+        paint(tmp_path / path, (90, 90, 90), i, size=(9, 8))
+    (tmp_path / "img/0.png").rename(
+        tmp_path / f"img/{normalize('NFD', 'ä.png')}"
+    )  # as macOS has it
+    rows = [(normalize("NFC", "img\\ä.png"), "0"), *ROWS[1:]]
+    (tmp_path / "labels.csv").write_text(text(rows=rows))
+    (tmp_path / "fixes.csv").write_text("path,action\n" + normalize("NFC", "img/ä.png,drop\n"))
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("labels", "fixes")}
+    data = PhotoFolder(None, file=files["labels"], fixes=files["fixes"]).ready()
+    assert data.counts()["data/dropped"] == 1
+    assert sum(map(len, data.splits.values())) == 11
+
+
 # --- data.fixes -----------------------------------------------------------------------------------
 
 HEAD = "issue,path,other,score,detail,action\n"
@@ -216,6 +243,12 @@ def test_fixes_drop_and_relabel_and_are_recorded(folder: Path, caplog):
     assert len(labels) == 14
     assert data.digest() != before.digest()
     assert sorted(folder.rglob("*.png")) == sorted(before.root.rglob("*.png"))
+
+
+def test_fixes_without_an_action_say_so(folder: Path, caplog):
+    with caplog.at_level("INFO"):
+        fixed(folder, HEAD + "label,train/b/1.png,,,,\n")
+    assert "has no action, so it changes nothing" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ def of_classes(listing: Listing, classes: Sequence[str]) -> tuple[list[str], lis
         elif name not in classes:
             warnings.append(f"{where[split]}/{name} is empty, and no class of train")
     named = {name for split, name in listing.empty if split == "train"}
+    if listing.entries and not held["train"] and not named:
+        others = ", ".join(
+            f"{n:,} of {s}" for s, n in Counter(e.split for e in listing.entries).items()
+        )
+        return [f"no photo is of train ({others})"], warnings
     if len(classes) < 2:
         problems.append(
             f"expected 2 classes or more in {where.get('train', listing.root)}, got"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thaw.data.listing.listed import Listing, few, many
-from thaw.data.listing.table import Row, below, read_rows
+from thaw.data.listing.table import Row, below, read_rows, spellings
 from thaw.errors import UserError
 
 ACTIONS = "drop, label:NAME, keep or nothing"
@@ -94,6 +94,8 @@ def _do(file: Path, listing: Listing, wanted: dict[str, tuple[str, Row]]) -> Fix
         f"{many(len(fixed.dropped))} dropped and {len(fixed.relabelled):,} relabelled by"
         f" data.fixes={file}"
     )
+    if not wanted:
+        fixed.note = f"data.fixes={file} has no action, so it changes nothing"
     if touched["test"] and "test" in listing.splits:
         fixed.note += f"; {touched['test']:,} of them are test photos"
     return fixed
@@ -101,8 +103,8 @@ def _do(file: Path, listing: Listing, wanted: dict[str, tuple[str, Row]]) -> Fix
 
 def _find(name: str, home: Path, listing: Listing) -> str | None:
     """The photo that a row means, as the listing calls it; or a file that isn't listed."""
-    ways = dict.fromkeys([name, name.replace("\\", "/")] if name else [])
-    places = [p / os.path.expanduser(way) for way in ways for p in (listing.root, home)]
+    ways = [os.path.expanduser(way) for way in spellings(name)]
+    places = [place / way for way in ways for place in (listing.root, home)]
     for place in places:
         if (path := below(place, listing.root)) in listing.known:
             return path

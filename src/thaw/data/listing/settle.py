@@ -171,9 +171,11 @@ def _share_out(listing: Listing, wishes: Wishes, alike: list[int], done: Settled
         done.cut[split] = f"{fraction:.0%} of the photos, stratified, seed {wishes.seed}"
         if whole["groups"]:
             done.cut[split] += ", groups kept whole"
+    parts = len(set(keys))
+    or_groups = f", or make groups smaller: there are {parts}" if whole["groups"] else ""
     return [
         f"the {split} split has no photos"
-        + (f", since {kept} stay together; add photos" if split in done.cut else "")
+        + (f", since {kept} stay together; add photos{or_groups}" if split in done.cut else "")
         for split in NAMES
         if not done.splits[split] and wishes.on_error != "list"
     ]

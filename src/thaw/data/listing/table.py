@@ -3,11 +3,13 @@
 import csv
 import io
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 from thaw.data.find import counted, find
 from thaw.data.listing.listed import Entry, Listing, few, many
@@ -15,6 +17,8 @@ from thaw.data.listing.tree import CALLED
 from thaw.errors import UserError
 
 Row = dict[str, str]
+NOTHING = ("nan", "NaN")  # what pandas and NumPy make of nothing
+SHOWN = 80  # letters of a value
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def read(
             seen[name] = _place(name, places, home)
         path = seen[name]
         if path is None:
-            gone.append(name or "a row without a path")
+            short = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
+            gone.append(short or "a row without a path")
             continue
         if not label:
             bare.append(path)
@@ -139,18 +144,28 @@ def read_rows(file: Path, needed: Sequence[str], setting: str) -> Table:
             f" {few(long)} has more; a value with the delimiter in it needs quotes."
         )
     rows = [
-        {
-            name: str(v).strip()
-            for name, v in zip(header, [*line, *[""] * len(header)], strict=False)
-        }
+        {name: _text(v) for name, v in zip(header, [*line, *[""] * len(header)], strict=False)}
         for line in lines[1:]
     ]
     return Table(header, rows, note)
 
 
-def normal(name: str) -> str:
-    """A path as it is written here: with `/`, and without `./`."""
-    return PurePosixPath(name.replace("\\", "/")).as_posix() if name else ""
+def _text(value: Any) -> str:
+    """A value as text; nothing for what means that there is none."""
+    if isinstance(value, float) and value.is_integer():  # whole numbers, of which some are missing
+        value = int(value)
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return "" if value is None or text.strip() in NOTHING else text.strip()
+
+
+def spellings(name: str) -> list[str]:
+    """How a file may be called that a table names: with `/` for `\\`, and as macOS has accents.
+
+    >>> spellings("a\\\\b.jpg")
+    ['a\\\\b.jpg', 'a/b.jpg']
+    """
+    ways = [name, name.replace("\\", "/")] if name else []
+    return list(dict.fromkeys(ways + [normalize(f, way) for f in ("NFC", "NFD") for way in ways]))
 
 
 def below(path: Path, root: Path) -> str:
@@ -160,8 +175,8 @@ def below(path: Path, root: Path) -> str:
 
 
 def _place(name: str, places: Sequence[Path], home: Path) -> str | None:
-    """The photo that a row names: as it stands, or with `\\` for `/`."""
-    for way in dict.fromkeys([name, name.replace("\\", "/")] if name else []):
+    """The photo that a row names."""
+    for way in spellings(name):
         for place in places:
             path = place / os.path.expanduser(way)
             try:
@@ -233,6 +248,9 @@ def _decoded(file: Path, data: bytes) -> tuple[str, str | None]:
 
 
 def _csv(file: Path, text: str, needed: Sequence[str], setting: str) -> list[list[str]]:
+    if "\0" in text:
+        raise UserError(f"Expected a CSV or Parquet file in {setting}={file}, but it is no text.")
+    text = re.sub(r"\A\s*sep=.\s*\n", "", text)  # a line for Excel
     first = next((line for line in text.splitlines() if line.strip()), "")
 
     def fits(delimiter: str) -> tuple[int, int]:
@@ -266,4 +284,4 @@ def _parquet(file: Path, setting: str) -> list[list[Any]]:
         raise UserError(f"Expected a Parquet file in {setting}={file}, but: {why}.") from error
     columns = [column.to_pylist() for column in table.columns]
     rows = zip(*columns, strict=True)
-    return [table.column_names, *(["" if v is None else v for v in row] for row in rows)]
+    return [table.column_names, *map(list, rows)]
