@@ -90,6 +90,12 @@ def test_the_reference_of_settings_is_that_of_conf():
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), reference.__doc__
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_block_says_what_it_is(page):
+    fences = re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), re.M)
+    assert all(fences[::2]), "a block without a language is neither run nor told why not"
+
+
 def test_yaml_is_yaml_and_python_is_python():
     for page, code in blocks("yaml"):
         assert yaml.safe_load(code) is not None or page == "configuration.md", code
@@ -119,7 +125,7 @@ def place(tmp_path_factory):
     done = call_train(folder, *tiny, f"data.root={photos}", *how)
     assert done.code == 0, done.err
     shutil.copytree(done.run, folder / "RUN")
-    for name in ("PHOTOS", "PHOTO_OR_FOLDER", "OTHER_PHOTOS"):
+    for name in ("PHOTOS", "PHOTO_OR_FOLDER", "OTHER_PHOTOS", "DIR"):
         shutil.copytree(photos / "test", folder / name)
     for i in range(8):  # of no class yet
         paint(folder / "FOLDER" / f"{i}.jpg", (120, 30 * i, 60), 9000 + i)
