@@ -44,7 +44,7 @@ STAGES = ((COARSE, 3, 0.45, 0.4), (COARSE, 3, 0.6, 0.7), (FINE, 2, 0.6, 0.75))
 SCENE = 0.85  # edges at the fine size: one scene, if the features are alike as well
 SCENE_FEATURES = 0.6
 COPY, INSIDE = 0.85, 0.03
-WORDS = {"same": "the same file", "copy": "a copy", "scene": "very similar: one scene"}
+WORDS = {"same": "the same file", "copy": "a copy", "scene": "very similar: perhaps one scene"}
 
 
 def find(context: Context) -> list[Result]:
@@ -53,11 +53,12 @@ def find(context: Context) -> list[Result]:
     for pair in context.pairs:
         issue, finding = _finding(context, pair)
         found[issue].append(finding)
+    across = "across splits, so scores are too good"
     sentences = {
-        "leak": ("pair across splits", "pairs across splits: their score is too good"),
+        "leak": (f"pair of copies {across}", f"pairs of copies {across}"),
         "two_labels": ("photo under two labels", "photos under two labels"),
         "duplicate": ("photo that is there twice", "photos that are there twice"),
-        "near_duplicate": ("near-duplicate", "near-duplicates (copies, or one scene twice)"),
+        "near_duplicate": ("near-duplicate", "near-duplicates"),
     }
     advice = {
         "leak": "Drop one of each pair: write drop into check.csv, and set data.fixes=check.csv.",
@@ -69,6 +70,12 @@ def find(context: Context) -> list[Result]:
     for issue, (one, many) in sentences.items():
         if findings := sorted(found[issue], key=lambda f: (-f.score, f.path)):
             text = several(len(findings), one, many)
+            if issue == "near_duplicate":
+                copies = sum(f.detail.startswith(WORDS["copy"]) for f in findings)
+                kinds = {"of copies in one split": copies}
+                kinds["of very similar photos"] = len(findings) - copies
+                pairs = [f"{several(n, 'pair')} {kind}" for kind, n in kinds.items() if n]
+                text += f": {', '.join(pairs)}"
             results.append(Result(issue, text, advice[issue], findings))
     return results
 

@@ -88,7 +88,9 @@ def _oddities(path: str, file: File, usual: str) -> dict[str, str]:
     if short < TINY:
         found["tiny"] = f"{file.width}×{file.height} pixels"
     if long > ODD_SHAPE * short:
-        found["long"] = f"{file.width}×{file.height} pixels: {long / max(1, short):.1f} to 1"
+        found["very long or high"] = (
+            f"{file.width}×{file.height} pixels: {long / max(1, short):.1f} to 1"
+        )
     return found
 
 

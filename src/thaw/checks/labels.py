@@ -41,8 +41,10 @@ def find(context: Context) -> list[Result]:
     sentence = several(count, "label looks", "labels look") + " wrong"
     if by_chance is not None:
         sentence += f" (if all were right, about {by_chance:.0f} would look so by chance)"
-    advice = f"Look at the {len(found)} likeliest, which come first in check.html and check.csv;"
-    advice += " write label:NAME, drop or keep."
+    advice = (
+        f"Look at the {len(found)} that are listed, the likeliest first: write label:NAME, drop"
+    )
+    advice += " or keep. A photo that is hard to tell looks wrong as well."
     return [Result("label", sentence, advice, found)]
 
 

@@ -17,7 +17,7 @@ TITLES = {
     "two_labels": "The same photo under two labels",
     "label": "Labels that look wrong",
     "duplicate": "The same file twice",
-    "near_duplicate": "Copies, and two photos of one scene",
+    "near_duplicate": "Copies in one split, and photos that are very similar",
     "shortcut": "Told without looking",
     "group": "Photos that come together",
     "class": "Classes",

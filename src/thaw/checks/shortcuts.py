@@ -86,8 +86,8 @@ def find(context: Context) -> list[Result]:
         results.append(Result("shortcut", found[0].detail + more, ADVICE, found))
     if mentioned:
         told = few(text for _, text in sorted(mentioned, reverse=True))
-        text = f"told from other classes in part without a look at what photos show: {told}"
-        results.append(Result("shortcut", f"{text}; ordinary photos come to as much"))
+        text = f"some classes are told in part without a look at what photos show: {told}"
+        results.append(Result("shortcut", f"{text}; so it is with ordinary photos"))
     return results
 
 
