@@ -18,7 +18,7 @@ from thaw.commands import race, tries
 from thaw.data.folder import PhotoFolder
 from thaw.data.splits import Sample
 from thaw.launch.cli import Interrupted
-from thaw.nets.here import weights_are_here
+from thaw.nets.weights import weights_are_here
 from thaw.shortlist.words import read
 
 # --- time -----------------------------------------------------------------------------------------

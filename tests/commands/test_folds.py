@@ -12,15 +12,19 @@ from thaw.commands.folds.ensemble import put_mean_head
 from thaw.commands.folds.refit import epochs
 from thaw.commands.folds.run import share_out
 from thaw.data.folder import PhotoFolder
+from thaw.data.photos import load_photo
 from thaw.errors import UserError
+from thaw.export.write import export
 from thaw.launch.cli import Interrupted
 from thaw.model import bundle
 from thaw.model.bundle import load
+from thaw.model.explain import heat
 from thaw.runs import read
 from thaw.training.module import Classifier
 from thaw.training.schedule import Schedule
 
 K = 3
+SQUEEZE = ("arch.name=squeezenet1_0", "arch.weights=null")
 
 
 class Died(BaseException):
@@ -306,6 +310,50 @@ def test_folds_that_thaw_leave_a_model_of_all_photos(thawed):
 
 
 @pytest.mark.slow
+def test_nets_that_share_nothing_leave_side_by_side(thawed, few, call_script, tmp_path):
+    run = shutil.copytree(thawed.run, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def dying(*_):
+            raise Died
+
+        patch.setattr("thaw.commands.folds.refit.calibrated", dying)
+        with pytest.raises(Died):
+            call_train(tmp_path, "resume=run", "refit=ensemble")
+    for lock in run.rglob(".lock"):
+        lock.unlink()
+    done = call_train(tmp_path, "resume=run")  # what was asked for last, not what it began with
+    assert done.code == 0, done.err
+    assert "2 times as large and slow as one of them" in " ".join(done.out.split())
+    assert "nothing to resume" in call_train(tmp_path, "resume=run").out
+
+    photos = sorted(few.glob("test/*/*.jpg"))
+    model, folds = load(run), [load(run / "folds" / str(i)) for i in (1, 2)]
+    ((_, logits, features),) = model.outputs_of(photos)
+    each = [next(fold.outputs_of(photos)) for fold in folds]
+    assert torch.allclose(logits, torch.stack([own[1] for own in each]).mean(dim=0), atol=1e-4)
+    assert torch.allclose(features, torch.cat([own[2] for own in each], dim=1), atol=1e-4)
+    assert model.familiar is not None
+    assert model.familiar.seen == len(model.familiar.scores) == 15
+    sizes = [m.info["metrics"]["params/total"] for m in (model, folds[0])]
+    assert sizes[0] == 2 * sizes[1] - len(model.classes), "one bias in place of two"
+    assert model.backbone.origin["of"] == folds[0].backbone.origin
+    (warm,) = heat(model, [load_photo(photos[0])])
+    assert warm.amax() <= 1
+    assert warm.ndim == 2
+
+    for command in (("describe",), ("predict", photos[0], "--similar", 1)):
+        told = call_script(command[0], run / "model", *command[1:])
+        assert told.code == 0, told.err
+    refused = call_train(tmp_path, "from_run=run")
+    assert refused.code == 2
+    assert "was trained on all photos of its folds" in refused.err
+    pytest.importorskip("onnxscript")
+    found = export(run, tmp_path / "out", few)
+    assert found["model.onnx"]["alike"] == found["model.onnx"]["photos"] == 15
+
+
+@pytest.mark.slow
 def test_the_folds_nets_leave_as_one(reference, few, tmp_path):
     run = shutil.copytree(reference.run, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
@@ -372,7 +420,10 @@ def test_a_sweep_compares_folds_photo_by_photo(tmp_path):
         (["folds=2", "trainer.devices=2"], "trainer.devices=1 with folds"),
         (["refit=all"], "Expected folds=K with refit"),
         (["folds=2", "refit=both"], "refit to be one of all, ensemble"),
-        (["folds=2", "refit=ensemble", "finetune.phases.head.train=1"], "refit=all trains one net"),
+        (
+            ["folds=2", "refit=ensemble", *SQUEEZE],
+            "squeezenet1_0 does more with what its head says",
+        ),
         (["folds=2", "resume_with_changes=true"], "can't go with folds"),
     ],
 )

@@ -25,7 +25,7 @@ from thaw.errors import UserError
 from thaw.files import write_json
 from thaw.launch import cli, conf, memory, names
 from thaw.launch.build import make
-from thaw.nets.here import weights_are_here
+from thaw.nets.weights import weights_are_here
 from thaw.runs import read
 from thaw.shortlist import words as shortlist
 from thaw.shortlist.words import Net

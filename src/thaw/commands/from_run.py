@@ -85,6 +85,12 @@ def known(folder: Path, data: PhotoFolder) -> Old:
             f"The model in from_run={folder} has seen all its photos, so nothing is left to judge"
             " it on; begin from a run that was tested on photos of its own."
         )
+    if not split.photos["val"]:
+        raise UserError(
+            f"The model in from_run={folder} was trained on all photos of its folds, so none is"
+            " left that could choose an epoch of a new one and calibrate it; train folds anew, with"
+            " the new photos among them."
+        )
     missing = [name for name in split.classes if name not in data.classes]
     if missing:
         raise UserError(

@@ -302,7 +302,9 @@ def seen_in_training(training: Training, val: Tensor) -> Familiar:
     samples, digests = data.splits["train"], data.digests("train")
     known = [(samples[i].path, digests[i]) for i in train["index"].tolist()]
     photos, contents = map(list, zip(*known, strict=True))
-    return store.fit(train["features"], train["label"], val, photos, str(data.root), contents)
+    where = (photos, str(data.root), contents)
+    room = store.BYTES * len(module.backbone.blocks)  # each net may keep as much
+    return store.fit(train["features"], train["label"], val, *where, room)
 
 
 def leave(

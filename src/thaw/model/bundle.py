@@ -305,7 +305,7 @@ def _build(file: Path, info: dict[str, Any], size: int, net: Callable[..., Any] 
             backbone = Backbone(made, _transforms(info["transforms"]), info["arch"])
             backbone.reset_head(len(info["classes"]))
     except UserError as error:
-        if info["arch"]["source"] == "own":
+        if info["arch"].get("of", info["arch"])["source"] == "own":
             raise  # it says what the user's code needs
         raise UserError(f"{file} is damaged (arch: {str(error).rstrip('.')}).") from error
     except Exception as error:  # whatever a library says of arguments that don't fit

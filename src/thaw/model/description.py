@@ -34,15 +34,31 @@ def _ascending(value: Any) -> None:
         raise Wrong("expected numbers in rising order")
 
 
-_arch = record(
+_name_of_net = text(1, 200)
+_net = record(
     {
         "source": one_of("torchvision", "timm", "thaw", "own"),
-        "name": text(1, 200),
+        "name": _name_of_net,
         "kwargs": record({}),
     },
     {"target": text(1, 200)},  # of the user's own code, which runs only if he names it again
     others=None,
 )
+_ensemble = record(
+    {
+        "source": one_of("ensemble"),
+        "name": _name_of_net,
+        "kwargs": record({"nets": whole(2, 100)}, others=None),
+        "of": _net,
+    },
+    others=None,
+)
+
+
+def _arch(value: Any) -> None:
+    (_ensemble if isinstance(value, dict) and "of" in value else _net)(value)
+
+
 _transforms = record(
     {
         "resize_size": items(whole(1, 4 * LARGEST), 1, 2),

@@ -24,7 +24,8 @@ SIDE = 224  # pixels of each picture
 
 
 def heat(model: Model, images: list[Image.Image]) -> Tensor:
-    """How much each place speaks for the most probable class, `[B, h, w]`, 0 to 1 in each photo.
+    """How much each place speaks for the most probable class, `[B, h, w]`, 0 to 1 in each photo;
+    of an ensemble, the mean of its nets'.
 
     Each map of the last stage that still has places is weighted with how much the class's logit
     rises with it, on average over the places; what speaks against the class counts as 0. In a ViT
@@ -39,19 +40,28 @@ def heat(model: Model, images: list[Image.Image]) -> Tensor:
     with torch.enable_grad():
         logits, outputs = model.backbone.stage_outputs(inputs)
         top = logits.amax(dim=1).sum()
-        for stage, output in reversed(outputs.items()):
-            if stage == "head" or not isinstance(output, Tensor) or not output.requires_grad:
-                continue
-            (slope,) = torch.autograd.grad(top, output, retain_graph=True, allow_unused=True)
-            maps = _maps(output)
-            if slope is not None and maps is not None and (slope := _maps(slope)).any():
-                heat = (maps * slope.mean(dim=(2, 3), keepdim=True)).sum(dim=1).relu()
-                heat = heat.detach().cpu()
-                return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    raise UserError(
-        f"Expected a net with a stage that keeps apart the places of a photo, but"
-        f" {model.info['arch']['name']} has none; its answers can't be explained."
-    )
+        each = [_heat(top, [outputs[stage] for stage in row]) for row in model.backbone.blocks]
+    found = [heat for heat in each if heat is not None]
+    if not found:
+        raise UserError(
+            f"Expected a net with a stage that keeps apart the places of a photo, but"
+            f" {model.info['arch']['name']} has none; its answers can't be explained."
+        )
+    return torch.stack(found).mean(dim=0)
+
+
+def _heat(top: Tensor, outputs: list[Any]) -> Tensor | None:
+    """As `heat`, of one net's stages; None where none has places."""
+    for output in reversed(outputs):
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            continue
+        (slope,) = torch.autograd.grad(top, output, retain_graph=True, allow_unused=True)
+        maps = _maps(output)
+        if slope is not None and maps is not None and (slope := _maps(slope)).any():
+            heat = (maps * slope.mean(dim=(2, 3), keepdim=True)).sum(dim=1).relu()
+            heat = heat.detach().cpu()
+            return heat / heat.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    return None
 
 
 def _maps(output: Tensor) -> Any:

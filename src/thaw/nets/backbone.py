@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms._presets import ImageClassification
 
 from thaw.errors import UserError
+from thaw.nets.ensemble import Ensemble
 from thaw.nets.stages import find_head, is_in, partition
 
 NORMS = (
@@ -55,7 +56,8 @@ class Backbone(nn.Module):
         self.meta = meta or {}
         self.pretrained = pretrained
         self.head_path = find_head(net)
-        self.stages = partition(net, self.head_path)  # stage → paths of its modules and parameters
+        # stage → paths of its modules and parameters
+        self.stages = net.stages if isinstance(net, Ensemble) else partition(net, self.head_path)
         self.trained: frozenset[str] = frozenset(self.stages)
         self.trained_norms: frozenset[str] = frozenset()
         self.batch_norm = "train"
@@ -78,6 +80,16 @@ class Backbone(nn.Module):
     def in_features(self) -> int:
         """Features (Linear) or channels (1×1 Conv2d) that the head reads."""
         return self.head.in_features if isinstance(self.head, nn.Linear) else self.head.in_channels
+
+    @property
+    def blocks(self) -> list[list[str]]:
+        """The stages before the head, in a row for each net; of an ensemble there are several."""
+        rows: dict[str, list[str]] = {}
+        for stage in self.stages:
+            if stage != "head":
+                net = stage.partition(".")[0] if isinstance(self.net, Ensemble) else ""
+                rows.setdefault(net, []).append(stage)
+        return [*rows.values()]
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` → logits `[B, classes]`."""

@@ -24,6 +24,7 @@ from thaw.launch.build import unfit
 from thaw.launch.typed import near
 from thaw.nets import own
 from thaw.nets.backbone import Backbone, check_order
+from thaw.nets.ensemble import Ensemble
 from thaw.nets.fit import check_side, fitted
 from thaw.nets.own import small_cnn
 from thaw.nets.state.matching import as_timm, in_order, load, vit_positions, whose, without_aux
@@ -232,6 +233,8 @@ def build(origin: dict[str, Any], factory: own.Factory | None = None) -> nn.Modu
             it is the user's own, and he hasn't said that its code may run.
     """
     name, kwargs = origin["name"], origin["kwargs"]
+    if origin["source"] == "ensemble":
+        return Ensemble([build(origin["of"], factory) for _ in range(kwargs["nets"])])
     if origin["source"] == "own":
         return own.rebuild(origin, factory)
     if odd := _odd(kwargs):

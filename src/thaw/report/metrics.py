@@ -86,7 +86,6 @@ def metrics(
     test = scores(results["logits"], results["label"], results["predicted"])
     photos = len(results["label"])
     best = history.best
-    milliseconds, busy = latency(backbone)
     return {
         **{f"test/{key}": value for key, value in test.items()},
         "test/images": photos,
@@ -96,11 +95,19 @@ def metrics(
         "seconds/epoch": statistics.mean(row["seconds"] for row in history.rows),
         **seconds,
         "seconds/fit": seconds["seconds/fit"] + history.seconds_before,
-        "params/total": sum(p.numel() for p in backbone.net.parameters()),
+        **cost(backbone),
         "params/trainable": staged.schedule.trainable(backbone),
+        "frozen/unchanged": staged.unchanged(backbone),
+    }
+
+
+def cost(backbone: Backbone) -> dict[str, Any]:
+    """What a net takes: parameters, and milliseconds a photo."""
+    milliseconds, busy = latency(backbone)
+    return {
+        "params/total": sum(p.numel() for p in backbone.net.parameters()),
         "model/latency_ms": milliseconds,
         "model/latency_busy": busy,
-        "frozen/unchanged": staged.unchanged(backbone),
     }
 
 

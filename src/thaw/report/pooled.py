@@ -91,6 +91,14 @@ def write_history(run: Path) -> None:
     write_csv(run / "history.csv", [dict.fromkeys(rows[0], "") | row for row in rows])
 
 
+def ensemble_words(values: Mapping[str, Any]) -> str:
+    """What the ensemble of a run's folds is, and what it costs."""
+    k = values["folds"]
+    if values.get("refit/nets", 1) == 1:
+        return f"the mean of the {k} folds' heads, as small and fast as one"
+    return f"the {k} folds' nets side by side, so {k} times as large and slow as one of them"
+
+
 def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
     """The last block: what came out, and what to type next."""
     k = values["folds"]
@@ -109,7 +117,7 @@ def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
         rows["given test"] = f"{values['given/acc']:.1%}  ({photos}): the model below, opened once"
     if "refit" in values:
         if values["refit"] == "ensemble":
-            how = f"the mean of the {k} folds' heads, as small and fast as one"
+            how = ensemble_words(values)
         else:
             epochs = f"{values['refit/epochs']} epoch{'s' if values['refit/epochs'] > 1 else ''}"
             how = f"{epochs} as in the folds' median"

@@ -85,7 +85,8 @@ def _pool_latency(runs: Sequence[Run]) -> None:
     nets: dict[str, list[Run]] = {}
     for run in runs:
         arch = [item for item in sorted(run.settings.items()) if item[0].startswith("arch.")]
-        nets.setdefault(repr([arch, run.device]), []).append(run)
+        size = run.metrics.get("params/total")  # of an ensemble of folds, that of all its nets
+        nets.setdefault(repr([arch, size, run.device]), []).append(run)
     for same in nets.values():
         latency = min(run.metrics.get("model/latency_ms", math.inf) for run in same)
         latency = math.nan if math.isinf(latency) else latency

@@ -86,6 +86,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         raise UserError("resume= continues one run, so it can't be used with --multirun.")
     rest = [argument for argument in arguments if argument not in given]
     before = checked_overrides(saved, read.overrides(folder), rest)
+    if (folder / "refit" / "environment.json").is_file():  # it says what was asked for last
+        before = [word for word in before if not word.startswith("refit=")]
     here = quoted(str(folder.resolve()))
     # `.hydra` stays as the run began: what is asked for now is compared with it.
     place = [f"resume={here}", f"hydra.run.dir={here}", "hydra.output_subdir=null"]

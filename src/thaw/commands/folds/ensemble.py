@@ -1,11 +1,10 @@
-"""The folds' nets as one: where they share all but a linear head, one of their mean weights says
-the mean of their logits.
+"""The folds' nets as one, which says the mean of their logits.
 
-So it takes the room and the time of one net. Thawed nets share nothing: their ensemble would be k
-times as large and slow, and the mean of their weights is no mean of their answers.
+Where they share all but a linear head, one head of their mean weights says it, so that takes the
+room and the time of one net. Thawed nets share nothing: all of them leave (`thaw.nets.ensemble`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -14,19 +13,46 @@ from torch import nn
 from thaw.errors import UserError
 from thaw.model import bundle
 from thaw.nets.backbone import Backbone
+from thaw.nets.ensemble import Ensemble
 from thaw.training.schedule import Schedule
 
 INSTEAD = "refit=all trains one net on all photos."
+CLOSE = 1e-3  # logits that near are the same, whatever the last bits
 
 
-def check(schedule: Schedule, backbone: Backbone) -> None:
-    """Raise UserError unless folds trained so have a linear head each, and share all else."""
-    heads = all(schedule.trained(phase, backbone) == (["head"], []) for phase in schedule.phases)
-    if not heads or not isinstance(backbone.head, nn.Linear):
+@torch.inference_mode()
+def check(backbone: Backbone) -> None:
+    """Raise UserError unless what leaves a net is what a linear head says."""
+    side = backbone.input_size
+    photo = torch.linspace(-2, 2, 3 * side * side).view(1, 3, side, side)
+    linear = isinstance(backbone.head, nn.Linear)
+    if linear:
+        backbone.eval()
+        with backbone.reading() as read:
+            logits = backbone(photo)
+        linear = torch.allclose(backbone.head(read[-1]), logits, CLOSE, CLOSE)
+    if not linear:
         raise UserError(
-            "Expected folds that train a linear head alone (finetune=head_only or probe) for"
-            f" refit=ensemble, since only those make one net together; {INSTEAD}"
+            f"Expected a net that ends in a linear head for refit=ensemble, but"
+            f" {backbone.origin['name']} does more with what its head says, so the heads of its"
+            f" folds don't make one; {INSTEAD}"
         )
+
+
+def of(
+    folds: Sequence[Path], schedule: Schedule, backbone: Backbone
+) -> tuple[Backbone, Callable[[Backbone, Sequence[str]], None]]:
+    """The net that the folds become, and what gives it its head after that was made anew.
+
+    Args:
+        schedule: by which the folds were trained.
+        backbone: the net that they began as.
+    """
+    if all(schedule.trained(phase, backbone) == (["head"], []) for phase in schedule.phases):
+        return backbone, lambda net, _: put_mean_head(folds, net)
+    whole = joined(folds, backbone)
+    state = whole.head.state_dict()
+    return whole, lambda net, _: net.head.load_state_dict(state) and None
 
 
 @torch.no_grad()
@@ -49,3 +75,19 @@ def put_mean_head(folds: Sequence[Path], backbone: Backbone) -> None:
         heads.append({name: state[name] for name in head})
     for name in head:
         own[name].copy_(torch.stack([each[name] for each in heads]).mean(dim=0))
+
+
+def joined(folds: Sequence[Path], like: Backbone) -> Backbone:
+    """The nets of folds side by side.
+
+    Args:
+        like: the net that they began as.
+
+    Raises:
+        UserError: a bundle is damaged.
+    """
+    net = Ensemble([bundle.load(fold).backbone.net for fold in folds])
+    name = f"{len(folds)} × {like.origin['name']}"
+    kwargs = {"nets": len(folds)}
+    origin = {"source": "ensemble", "name": name, "kwargs": kwargs, "of": like.origin}
+    return Backbone(net, like.transforms, origin, like.meta)

@@ -35,13 +35,13 @@ from thaw.runs import read
 from thaw.runs.folder import RunFolder
 from thaw.training.schedule import Schedule
 
+NOTHING = Schedule({"none": {"train": "head", "epochs": 1, "lr": 0.0}})  # all stays as it is
+
 
 def wanted(cfg: DictConfig, run: RunFolder) -> str | None:
     """The refit that is asked for, or in which the run broke off; None without any."""
-    place = run.path / "refit"
-    if cfg.refit or not place.is_dir():
-        return cfg.refit
-    return (RunFolder(place).settings or {}).get("refit") or "all"
+    before = RunFolder(run.path / "refit").settings or {}
+    return cfg.refit or before.get("refit")
 
 
 def refit(
@@ -70,19 +70,20 @@ def refit(
     parts = one_run.build(cfg, folder.path, sweep=True, data=whole)
     parts = replace(parts, settings=parts.settings | {"refit": kind})
     more: dict[str, Any] = {"refit": kind, "refit/images": len(train)}
+    start = None
     if kind == "ensemble":
-        parts.schedule.lr_find = False  # nothing is trained
+        net, start = ensemble.of(read.folds(run.path), parts.schedule, parts.backbone)
+        parts = replace(parts, backbone=net, schedule=NOTHING)
+        more["refit/nets"] = len(net.blocks)
     else:
         lengths = epochs(run.path, parts.schedule)
         parts = replace(parts, schedule=parts.schedule.ending_after(lengths))
         more["refit/epochs"] = parts.schedule.epochs
     with cli.quiet(), loggers.closing(parts.loggers):
         try:
-            training = one_run.assemble(parts, folder)
+            training = one_run.assemble(parts, folder, start)
             one_run.begin(training, parts)
-            if kind == "ensemble":
-                ensemble.put_mean_head(read.folds(run.path), parts.backbone)
-            else:
+            if kind == "all":
                 one_run.fit(training)
                 one_run.take_best(training)
         except BaseException as error:
@@ -93,6 +94,7 @@ def refit(
         familiar = one_run.seen_in_training(training, nothing).judged_by(found.distance)
         facts = calibrated(found, whole)
         more |= _test(training, facts, familiar, folder.path) if given else {}
+    more |= report.cost(parts.backbone)
     facts |= {"white": whole.white, "data_sha256": whole.digest()}
     told = {"metrics": {**metrics, **more}, "folds": metrics["folds"], "refit": kind}
     place = (run.path / "model", parts.backbone, whole.classes, familiar)

@@ -62,7 +62,7 @@ def run_folds(
     try:
         parts = build(cfg, run.path, sweep=True)
         if cfg.refit == "ensemble":
-            ensemble.check(parts.schedule, parts.backbone)
+            ensemble.check(parts.backbone)
         data = parts.data.ready()
         shares = share_out(data, cfg.folds)
         begin(parts, run, shares)
