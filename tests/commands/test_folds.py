@@ -299,6 +299,8 @@ def thawed(short, tmp_path_factory):
 @pytest.mark.slow
 def test_folds_that_thaw_leave_a_model_of_all_photos(thawed):
     assert metrics(thawed.run)["refit/epochs"] == 2
+    told = load(thawed.run / "folds" / "1").info["unfamiliar"]
+    assert told["train/judged"] == 0, "the last block has learned from them"
     head, *folds = (load(thawed.run / place).backbone for place in ("", "folds/1", "folds/2"))
     stage = list(head.stages)[-2]
     own = [

@@ -288,7 +288,7 @@ def test_int8_that_costs_more_than_a_point_says_so(tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(onnx_model, "load", lambda file: Model())
     (tmp_path / "model.int8.onnx").write_bytes(b"8")
-    labelled = Photos([], photos, ["a"] * 50)
+    labelled = Photos(tmp_path, [], [], photos, ["a"] * 50)
     found = _cost(tmp_path / "model.int8.onnx", answers(0), labelled)
     assert found["accuracy"] == 1 - wrong / 50
     assert ("more than a point" in capsys.readouterr().out) is told

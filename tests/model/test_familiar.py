@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,26 @@ def test_the_promise_holds_on_average_and_far_photos_are_noticed(familiar):
     assert (familiar.familiarity(far) <= 0.0501).float().mean() > 0.9
 
 
+def test_train_photos_count_like_new_ones_where_nothing_learned_from_them():
+    shares, places = [], []
+    for seed in range(20):
+        train, labels = features(80, seed)
+        copies = torch.cat([train, train[:10]])  # what belongs together says nothing of how far
+        keys = [*range(80), *range(10)]
+        model = store.fit(
+            copies, torch.cat([labels, labels[:10]]), features(5, 200 + seed)[0], alike=keys
+        )
+        assert len(model.scores) == 95
+        assert model.facts()["refused"] is None
+        p = model.familiarity(features(300, 500 + seed)[0])
+        shares.append(sum(is_unfamiliar(v, 0.05) for v in p.tolist()) / 300)
+        places.append(float(model.scores[0]))
+    assert 0.02 < sum(shares) / 20 < 0.065
+    assert min(places) > 0.001, "a photo or its copy is its own neighbour"
+    many = store.fit(train, labels, train[:30], most_bytes=32 * 40, alike=range(80))
+    assert not many.alike, "where not all are kept, val's alone count"
+
+
 def test_p_values_are_those_of_their_definition(familiar):
     rows = features(20, 7)[0]
     for value, p in zip(familiar.distance(rows), familiar.familiarity(rows), strict=True):
@@ -67,7 +88,7 @@ def test_a_level_of_ones_own():
     assert level_of(model, None) == 0.05
     assert level_of(model, 0.0) == 0.0
     assert level_of(model, 0.02) == 0.02
-    assert "50 val photos can't promise that at most 1%" in refusal(level_of, model, 0.01)
+    assert "50 photos can't promise that at most 1%" in refusal(level_of, model, 0.01)
     assert "earlier Thaw" in refusal(level_of, SimpleNamespace(info={}, level=None), 0.01)
 
 
@@ -112,6 +133,10 @@ def test_unfamiliar_goes_before_unsure():
 
 
 def test_a_file_comes_back(familiar, tmp_path):
+    scores = torch.cat([familiar.scores, torch.full((300,), 2.0)])
+    replace(familiar, scores=scores, alike=[*range(300)]).save(tmp_path)
+    again = store.load(tmp_path / store.FILE, 32, 3)
+    assert again.alike == [*range(300)]
     familiar.save(tmp_path)
     again = store.load(tmp_path / store.FILE, 32, 3)
     rows = features(20, 7)[0]
@@ -137,6 +162,8 @@ def test_a_file_comes_back(familiar, tmp_path):
         ({}, {"photos": json.dumps([7] * 300)}),
         ({}, {"seen": "many"}),
         ({}, {"contents": '["ab"]'}),
+        ({}, {"alike": "[0]"}),
+        ({}, {"alike": json.dumps([300] * 300)}),
         ({}, {"contents": json.dumps([7] * 300)}),
     ],
 )

@@ -24,8 +24,19 @@ from thaw.runs import read
 
 @pytest.fixture(scope="module")
 def knowing(finished, tmp_path_factory) -> Path:
-    """The run of `finished`, as if it had had many val photos."""
-    run = shutil.copytree(finished.run, tmp_path_factory.mktemp("knowing") / "run")
+    """The run of `finished`, as if it had had many val photos, and its blocks had been trained."""
+    return judged(finished.run, tmp_path_factory.mktemp("knowing") / "run", 8)
+
+
+@pytest.fixture(scope="module")
+def unable(finished, tmp_path_factory) -> Path:
+    """The same with the few val photos that it has."""
+    return judged(finished.run, tmp_path_factory.mktemp("unable") / "run", 1)
+
+
+def judged(source: Path, target: Path, times: int) -> Path:
+    """A copy of a run, whose val photos are so many times there."""
+    run = shutil.copytree(source, target)
     model, split = thaw.load(run), read.split(run)
     photos = split.photos["train"]
     labels = torch.tensor([split.classes.index(photo.label) for photo in photos])
@@ -33,7 +44,7 @@ def knowing(finished, tmp_path_factory) -> Path:
     train, val = (torch.from_numpy(model.embed(paths[name])) for name in ("train", "val"))
     contents = digests(paths["train"])
     place = (split.paths("train"), str(split.root), contents)
-    familiar = store.fit(train, labels, val.repeat(8, 1), *place)
+    familiar = store.fit(train, labels, val.repeat(times, 1), *place)
     kept = ("temperature", "threshold", "conformal", "metrics", "data_sha256", "white")
     facts = {key: model.info[key] for key in kept if key in model.info}
     bundle.save(run / "model", model.backbone, model.classes, familiar, **facts)
@@ -58,15 +69,27 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def test_a_run_with_few_val_photos_says_why_it_promises_nothing(finished, call_script, strange):
+def test_train_photos_count_where_the_head_alone_was_trained(finished):
     told = json.loads((finished.run / "model" / "model.json").read_text())["unfamiliar"]
-    assert "val photos can't promise that at most 5%" in told["refused"]
-    assert {row["familiarity"] for row in rows(finished.run / "predictions.csv")} == {""}
-    assert read.metrics(finished.run)["test/unfamiliar"] is None
-    done = call_script("predict", finished.run, strange, "--json")
+    photos = read.split(finished.run).photos
+    assert told["train/judged"] == len(photos["train"])
+    assert told["val/images"] == len(photos["val"]) < 19
+    assert told["refused"] is None
+    known = thaw.load(finished.run).familiar
+    assert known is not None
+    assert len(known.scores) == told["train/judged"] + told["val/images"]
+    p = [float(row["familiarity"]) for row in rows(finished.run / "predictions.csv")]
+    share = sum(value <= 0.05 for value in p) / len(p)
+    assert read.metrics(finished.run)["test/unfamiliar"] == pytest.approx(share)
+
+
+def test_a_run_with_few_val_photos_says_why_it_promises_nothing(unable, call_script, strange):
+    told = json.loads((unable / "model" / "model.json").read_text())["unfamiliar"]
+    assert "photos can't promise that at most 5%" in told["refused"]
+    done = call_script("predict", unable, strange, "--json")
     assert json.loads(done.out)[0]["familiarity"] is None
     assert "unfamiliar" not in done.out.replace('"unfamiliar"', "")
-    done = call_script("predict", finished.run, strange, "--unfamiliar-level", 0.01)
+    done = call_script("predict", unable, strange, "--unfamiliar-level", 0.01)
     assert done.code == 2
     assert "that takes 99" in done.err
 
@@ -84,9 +107,9 @@ def test_what_the_terminal_and_files_say(knowing, call_script, strange, red, tmp
     assert "unfamiliar" not in none.out
 
 
-def test_parquet_has_numbers_whether_it_can_tell_or_not(knowing, finished, call_script, red):
+def test_parquet_has_numbers_whether_it_can_tell_or_not(knowing, unable, call_script, red):
     parquet = pytest.importorskip("pyarrow.parquet")
-    for run, nulls in ((knowing, 0), (finished.run, 1)):
+    for run, nulls in ((knowing, 0), (unable, 1)):
         file = red.parents[3] / "out.parquet"
         done = call_script("predict", run, red, "--output", file)
         assert done.code == 0, done.err

@@ -22,6 +22,7 @@ from thaw.comparison.figures import run_curves
 from thaw.data.augment import Augment, check_augment
 from thaw.data.cache import FeatureCache
 from thaw.data.folder import PhotoFolder
+from thaw.data.splits import together
 from thaw.errors import UserError
 from thaw.evaluation import scores, unfamiliar
 from thaw.launch import cli, memory
@@ -90,6 +91,7 @@ class Training:
     work: FrozenWork
     forgetting: Forgetting
     movement: Movement
+    frozen: bool  # whether nothing before the head has learned from these photos
     clock: report.Clock = field(default_factory=report.Clock)
 
 
@@ -239,7 +241,8 @@ def assemble(
     if not history.val:
         trainer.limit_val_batches = 0
     measured = (extractor, work, forgetting, movement)
-    return Training(run, data, module, trainer, staged, history, saved, *measured)
+    frozen = start is None and schedule.trains_heads(backbone)
+    return Training(run, data, module, trainer, staged, history, saved, *measured, frozen)
 
 
 def begin(training: Training, parts: Parts) -> None:
@@ -304,7 +307,9 @@ def seen_in_training(training: Training, val: Tensor) -> Familiar:
     photos, contents = map(list, zip(*known, strict=True))
     where = (photos, str(data.root), contents)
     room = store.BYTES * len(module.backbone.blocks)  # each net may keep as much
-    return store.fit(train["features"], train["label"], val, *where, room)
+    groups = [samples[i].group for i in train["index"].tolist()]
+    alike = together(contents, groups) if training.frozen else ()
+    return store.fit(train["features"], train["label"], val, *where, room, alike)
 
 
 def leave(

@@ -19,6 +19,7 @@ from thaw.evaluation import scores
 from thaw.evaluation.answers import Answers
 from thaw.evaluation.unfamiliar import share
 from thaw.files import write_tensors
+from thaw.model.familiar.level import judged
 from thaw.model.familiar.store import Familiar
 from thaw.runs import read
 from thaw.runs.schema import Wrong
@@ -83,7 +84,8 @@ def gathered(run: Path) -> OutOfFold:
         found["temperature"] = torch.full((len(own), 1), info["temperature"])
         found["fold"] = torch.full((len(own),), number)
         priors += [info["prior"] or []] * len(own)
-        promises.append({k: info["unfamiliar"][k] for k in ("level", "refused", "val/images")})
+        keys = ("level", "refused", "val/images", "train/judged")
+        promises.append({k: v for k, v in info["unfamiliar"].items() if k in keys})
         for key, tensor in found.items():
             parts.setdefault(key, []).append(tensor)
     order = sorted(range(len(rows)), key=lambda i: rows[i][0])
@@ -99,7 +101,7 @@ def gathered(run: Path) -> OutOfFold:
         [priors[i] for i in order] if all(priors) else None,
         [photo.group for photo in photos],
     )
-    least = min(promises, key=lambda promise: promise["val/images"])
+    least = min(promises, key=judged)
     return OutOfFold(answers, joined["distance"], joined["familiarity"], joined["fold"], least)
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from thaw.escape import printable
 from thaw.evaluation.scores import SETS
+from thaw.model.familiar.level import judged
 from thaw.screen import say
 
 
@@ -89,11 +90,7 @@ def _unfamiliar_rows(told: dict[str, Any]) -> dict[str, str]:
     rows = {
         "unfamiliar": f"{told['share']:.1%}  ({_interval(told, 'share')}, {photos}), promised at"
         f" most {100 * told['level']:.3g}% of photos like val's on average"
-        + (
-            f"; {told['val/images']} val photos leave room up to {told['room']:.1%}"
-            if "room" in told
-            else ""
-        )
+        + (f"; {judged(told)} photos leave room up to {told['room']:.1%}" if "room" in told else "")
     }
     if told.get("far"):
         far = told["far"]

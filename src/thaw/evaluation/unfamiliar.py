@@ -39,7 +39,7 @@ def on_known(familiar: Familiar, features: Tensor, level: float = store.LEVEL) -
     """
     photos = len(familiar.scores)
     told: dict[str, Any] = {"level": level, "refused": why_refused(photos, level)}
-    told["val/images"] = photos
+    told |= {"val/images": photos - len(familiar.alike), "train/judged": len(familiar.alike)}
     if told["refused"]:
         return told
     # The promise is an average over draws of val; one val leaves this much room (its share has a
@@ -73,17 +73,19 @@ def left_out(
     Args:
         val: answers with features, as `test`.
     """
-    train, labels = familiar.directions, familiar.labels
+    train, labels, alike = familiar.directions, familiar.labels, torch.tensor(familiar.alike)
     seen = [F.normalize(answers.features / familiar.scale, dim=1) for answers in (val, test)]
+    near = [x * familiar.scale for x in (train, *seen)]  # as the net gives them, but for lengths
     rows = {}
     for c, name in enumerate(test.classes[:MOST_CLASSES]):
         own, others, rest = test.labels == c, val.labels != c, labels != c
         few = len(labels[rest].unique()) < 2 or not (own.any() and (~own).any())
         if few or why_refused(int(others.sum()), level):
             continue
-        known = store.fit(train[rest], labels[rest], seen[0][others])
-        row = share(known.familiarity(seen[1][own]), level, "noticed")
-        row["auroc"] = auroc(known.distance(seen[1][~own]), known.distance(seen[1][own]))
+        keys = alike[rest].tolist() if len(alike) else []
+        known = store.fit(near[0][rest], labels[rest], near[1][others], alike=keys)
+        row = share(known.familiarity(near[2][own]), level, "noticed")
+        row["auroc"] = auroc(known.distance(near[2][~own]), known.distance(near[2][own]))
         confidence = _head(train[rest], labels[rest])
         cut = (-confidence(seen[0][others])).sort().values
         p = store.p_values(-confidence(seen[1][own]), cut)

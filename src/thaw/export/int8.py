@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from thaw.data.photos import load_photo
 from thaw.data.pixels.deep import White
-from thaw.model.familiar.store import CLOSE
+from thaw.model.familiar.store import Familiar, distance, to_others
 from thaw.model.onnx import as_input
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # that have weights
@@ -68,25 +69,59 @@ def quantize(
     onnx.save(small, target)
 
 
-def calibrate(file: Path, photos: Sequence[Path], white: White) -> None:
-    """Put in place of the bundle's distances of val those that the quantized net has.
+def calibrate(
+    whole: Path,
+    file: Path,
+    familiar: Familiar,
+    val: Sequence[Path],
+    known: Sequence[Path],
+    white: White,
+) -> None:
+    """Put in place of the bundle's distances those that the quantized net has.
 
     Rounding moves features, so that by the float net's distances more photos would be unfamiliar
-    than is promised.
+    than is promised. A model of all photos has no val: its distances are moved by as much as those
+    among its train photos move.
+
+    Args:
+        whole: the graph before it was quantized.
+        known: the train photos that the bundle keeps.
     """
+    keys = torch.tensor(familiar.alike or _keys(familiar.contents or familiar.photos))
+    if val:
+        found = [distance(_likeness(file, val, white))]
+        if familiar.alike:
+            found.append(to_others(_likeness(file, known, white), keys))
+        fresh = familiar.judged_by(torch.cat(found)).scores
+    else:
+        some = known[:MOST]
+        now, before = (
+            to_others(_likeness(graph, some, white)[:, : len(some)], keys[: len(some)])
+            for graph in (file, whole)
+        )
+        fresh = familiar.scores + (now - before).mean()
     model = onnx.load(file)
     scores = next(t for t in model.graph.initializer if t.name.endswith("familiarity.scores"))
-    compare = next(n for n in model.graph.node if n.op_type != "Cast" and scores.name in n.input)
-    distance = next(name for name in compare.input if name != scores.name)  # [B, 1]
-    open_model = onnx.ModelProto()
-    open_model.CopyFrom(model)
-    kind = onnx.helper.make_tensor_value_info(distance, onnx.TensorProto.FLOAT, None)
-    open_model.graph.output.append(kind)
+    scores.CopyFrom(onnx.numpy_helper.from_array(fresh.numpy(), scores.name))
+    onnx.save(model, file)
+
+
+def _keys(contents: Sequence[str]) -> list[int]:
+    """The same for copies of a photo."""
+    first = {content: i for i, content in reversed([*enumerate(contents)])}
+    return [first[content] for content in contents]
+
+
+def _likeness(file: Path, photos: Sequence[Path], white: White) -> torch.Tensor:
+    """What a graph says of photos: cosines to each train photo that is kept, `[N, M]`."""
+    model = onnx.load(file)
+    *_, nearest = (node for node in model.graph.node if node.op_type == "TopK")
+    likeness = nearest.input[0]
+    kind = onnx.helper.make_tensor_value_info(likeness, onnx.TensorProto.FLOAT, None)
+    model.graph.output.append(kind)
     session = onnxruntime.InferenceSession(
-        open_model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     images = (as_input(load_photo(photo, white)) for photo in photos)
-    found = [np.asarray(session.run([distance], {"images": i})[0]).item() for i in images]
-    fresh = np.sort(np.array(found, np.float32)) + np.float32(CLOSE)
-    scores.CopyFrom(onnx.numpy_helper.from_array(fresh, scores.name))
-    onnx.save(model, file)
+    rows = [np.asarray(session.run([likeness], {"images": i})[0]) for i in images]
+    return torch.from_numpy(np.concatenate(rows)).float()

@@ -37,8 +37,8 @@ def export(
         run: a run folder; with `data`, a bundle will do.
         out: the folder to write to; RUN/export by default.
         data: where the run's photos are now, or other photos to check with.
-        int8: also write `model.int8.onnx`, calibrated on the run's val photos, and say what
-            accuracy it costs.
+        int8: also write `model.int8.onnx`, calibrated on the run's val photos (where all were
+            trained on, on those), and say what accuracy it costs.
 
     Returns:
         For each file `photos`, `alike` (how many of them get the bundle's most probable label, and
@@ -79,9 +79,10 @@ def export(
             from thaw.export.int8 import calibrate, quantize
 
             small = folder / "model.int8.onnx"
-            quantize(file, small, nodes, photos.val, model.white)
-            if model.level is not None:
-                calibrate(small, photos.val, model.white)
+            quantize(file, small, nodes, photos.val or photos.train, model.white)
+            if model.familiar is not None and model.level is not None:
+                known = [photos.root / photo for photo in model.familiar.photos]
+                calibrate(file, small, model.familiar, photos.val, known, model.white)
             found[small.name] = _cost(small, expected, photos)
     say(f"written          {out}")
     return found
@@ -92,24 +93,34 @@ def export(
 
 @dataclass(frozen=True)
 class Photos:
-    """What to calibrate on and to check with; `labels` are those of `test`, where known."""
+    """What to calibrate on and to check with; `labels` are those of `test`, where known.
 
+    A model of all photos has no val. Where no test split was given either, `test` are photos that
+    it was trained on.
+    """
+
+    root: Path
+    train: list[Path]
     val: list[Path]
     test: list[Path]
     labels: list[str]
+    trained_on: bool = False
 
 
 def _find(run: Path, data: Path | None, int8: bool) -> Photos:
     """The run's own photos; without int8, which needs those, all that are in `data` will do."""
-    file = run / "split.json"
+    file = run / "refit" / "split.json"  # of the model of all photos that leaves folds
+    file = file if file.is_file() else run / "split.json"
     if file.is_file():
-        split = read.split(run)
+        split = read.split(file.parent)
         root = data or split.root
-        names = (split.paths("val") or split.paths("train"), split.paths("test"))
-        val, test = ([root / photo for photo in paths] for paths in names)
-        gone = [photo for photo in (*test, *(val if int8 else ())) if not photo.is_file()]
+        tested = split.photos["test"] or split.photos["train"]
+        train, val = ([root / photo for photo in split.paths(name)] for name in ("train", "val"))
+        test = [root / photo.path for photo in tested]
+        gone = [p for p in (*test, *((*val, *train) if int8 else ())) if not p.is_file()]
         if not gone:
-            return Photos(val, test, [photo.label for photo in split.photos["test"]])
+            labels = [photo.label for photo in tested]
+            return Photos(root, train, val, test, labels, not split.photos["test"])
         if data is None or int8:
             raise UserError(
                 f"Expected the run's photos in {root} (see {file}), but {len(gone)} are missing,"
@@ -120,7 +131,7 @@ def _find(run: Path, data: Path | None, int8: bool) -> Photos:
             f"Expected a run folder, but there is no {file}, which names the photos to check with;"
             " without --int8, any photos will do: name them with --data DIR."
         )
-    return Photos([], find_photos([data]), [])
+    return Photos(Path(), [], [], find_photos([data]), [])
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -196,6 +207,11 @@ def _cost(file: Path, expected: Rows, photos: Photos) -> dict[str, float]:
         f"{file.name:<15} {_megabytes(file)}  labels {found['alike']} of {found['photos']} photos"
         f" as the bundle, accuracy {found['accuracy']:.1%} instead of"
         f" {found['accuracy_before']:.1%}"
+        + (
+            ", but these photos were trained on: new ones may fare worse"
+            if photos.trained_on
+            else ""
+        )
     )
     if found["accuracy_before"] - found["accuracy"] > DEAR:
         say(f"{'':15} that is more than a point: think twice before you use {file.name}")

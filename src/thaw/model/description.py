@@ -86,7 +86,8 @@ _unfamiliar = record(
         "refused": or_none(text()),
         "val/images": whole(0, 10**9),
         "sha256": text(64, 64),
-    }
+    },
+    {"train/judged": whole(0, 10**9)},
 )
 _pretrained = record({}, dict.fromkeys(("source", "url", "licence"), or_none(text())))
 _needed: dict[str, Check] = {

@@ -45,7 +45,7 @@ class Ensemble(nn.Module):
         self.stages["head"] = ["head"]
         self.nets = nn.ModuleList(nets)
         width = sum(head.in_features for head in heads)
-        biases = [head.bias for head in heads if head.bias is not None]
+        biases: list[Tensor] = [head.bias for head in heads if head.bias is not None]
         self.head = nn.Linear(width, heads[0].out_features, bias=bool(biases))
         with torch.no_grad():
             self.head.weight.copy_(torch.cat([h.weight for h in heads], dim=1) / len(heads))

@@ -247,6 +247,10 @@ class Schedule:
             return stages[-1 - phase.train :], []
         return [stage for stage in stages if stage in phase.train], []
 
+    def trains_heads(self, backbone: "Backbone") -> bool:
+        """Whether nothing but the head trains, in any phase."""
+        return all(self.trained(phase, backbone) == (["head"], []) for phase in self.phases)
+
     def apply(self, phase: Phase, backbone: "Backbone") -> None:
         """Freeze and thaw the backbone as the phase says."""
         trained, norms = self.trained(phase, backbone)

@@ -48,7 +48,7 @@ def of(
         schedule: by which the folds were trained.
         backbone: the net that they began as.
     """
-    if all(schedule.trained(phase, backbone) == (["head"], []) for phase in schedule.phases):
+    if schedule.trains_heads(backbone):
         return backbone, lambda net, _: put_mean_head(folds, net)
     whole = joined(folds, backbone)
     state = whole.head.state_dict()

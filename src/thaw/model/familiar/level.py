@@ -8,11 +8,11 @@ from thaw.errors import UserError
 
 
 def why_refused(photos: int, level: float) -> str | None:
-    """Why so many val photos can't promise this level; None where they can, or where it is 0."""
+    """Why so many photos can't promise this level; None where they can, or where it is 0."""
     if level <= 0 or (photos + 1) * level >= 1 - 1e-9:
         return None
     return (
-        f"{photos} val photos can't promise that at most {100 * level:.3g}% of photos like them are"
+        f"{photos} photos can't promise that at most {100 * level:.3g}% of photos like them are"
         f" called unfamiliar: that takes {math.ceil(1 / level - 1e-9) - 1}"
     )
 
@@ -37,6 +37,11 @@ def level_of(model: Any, asked: float | None) -> float | None:
             "This model doesn't know what is familiar: it was trained by an earlier Thaw, so a"
             " level can't be set."
         )
-    if reason := why_refused(told["val/images"], asked):
+    if reason := why_refused(judged(told), asked):
         raise UserError(f"{reason}.")
     return asked
+
+
+def judged(told: Mapping[str, Any]) -> int:
+    """How many photos a promise stands on: val's, and train's where they count."""
+    return told["val/images"] + told.get("train/judged", 0)

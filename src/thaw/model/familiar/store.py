@@ -1,14 +1,17 @@
 """What a model keeps of its train photos: enough to see that a photo is unlike all of them.
 
 The score of a photo is its mean cosine distance to the nearest of them (Sun et al. 2022, "Deep
-nearest neighbours"), on what the head reads, each feature divided by its spread over train. What
-counts as far is a conformal p-value on val (Bates et al. 2023): of photos like those of val, at
-most a share `level` gets a p-value that low. See docs/unfamiliar.md for what it was chosen against.
+nearest neighbours"), on what the head reads, each feature divided by the root of its spread over
+train. What counts as far is a conformal p-value on val (Bates et al. 2023): of photos like those of
+val, at most a share `level` gets a p-value that low. Where nothing before the head was trained,
+train photos are as new to the features as val's, so they are counted as well, each by its distance
+to the others (Laxhammar & Falkman 2011; the photo that is asked about isn't among those others,
+which can only make the p-value larger). See docs/unfamiliar.md for what it was chosen against.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,8 @@ class Familiar:
         root: the folder of photos, as training was told it.
         seen: train photos there were.
         contents: the sha256 of each photo's bytes, cut to `DIGITS`; none if it isn't known.
+        alike: where train photos are among the scores: a key for each of `photos`, the same for
+            those that belong together; else none.
     """
 
     rows: Tensor
@@ -57,6 +62,7 @@ class Familiar:
     root: str
     seen: int
     contents: list[str]
+    alike: list[int] = field(default_factory=list)
 
     @cached_property
     def directions(self) -> Tensor:
@@ -112,12 +118,12 @@ class Familiar:
 
     def judged_by(self, distances: Tensor) -> "Familiar":
         """The same train photos, and others' distances in place of val's: `[n]`."""
-        return replace(self, scores=(distances + CLOSE).sort().values)
+        return replace(self, scores=(distances + CLOSE).sort().values, alike=[])
 
     def save(self, folder: Path) -> None:
         """Write it into a bundle."""
         tensors = {name: getattr(self, name).contiguous() for name in DTYPES}
-        facts = {name: json.dumps(getattr(self, name)) for name in ("photos", "contents")}
+        facts = {name: json.dumps(getattr(self, name)) for name in ("photos", "contents", "alike")}
         facts |= {"root": self.root, "seen": str(self.seen)}
         write_tensors(folder / FILE, tensors, facts)
 
@@ -126,7 +132,8 @@ class Familiar:
         return {
             "level": level,
             "refused": why_refused(len(self.scores), level),
-            "val/images": len(self.scores),
+            "val/images": len(self.scores) - len(self.alike),
+            "train/judged": len(self.alike),
             "train/images": self.seen,
             "train/kept": len(self.rows),
         }
@@ -148,6 +155,7 @@ def fit(
     root: str = "",
     contents: list[str] | None = None,
     most_bytes: int = BYTES,
+    alike: Sequence[int] = (),
 ) -> Familiar:
     """Learn what is familiar from what the head reads, without augmentation.
 
@@ -157,11 +165,13 @@ def fit(
         val: features `[n, D]` of photos that nothing was trained on.
         most_bytes: of the rows kept; where photos are more, each class keeps some of its own, as
             many as the other classes as far as it has them, chosen by chance.
+        alike: where train photos are as new to the net as val's: a key for each, the same for those
+            that belong together (copies, groups). They are counted with val's if all are kept.
     """
     train, val = train.float(), val.float()
     spread = train.std(dim=0, correction=0)
     # A feature that train never moves would else be infinitely far at the first that does.
-    scale = (spread + 1e-3 * train.std(correction=0)).clamp(min=1e-12)
+    scale = (spread + 1e-3 * train.std(correction=0)).clamp(min=1e-12).sqrt()
     kept = _some_of_each(labels, max(NEIGHBOURS, most_bytes // train.shape[1]))
     rows = F.normalize(train[kept] / scale, dim=1)
     rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)
@@ -176,7 +186,19 @@ def fit(
         len(train),
         [contents[i][:DIGITS] for i in kept.tolist()] if contents else [],
     )
-    return found.judged_by(found.distance(val))
+    if not alike or len(kept) < len(train):
+        return found.judged_by(found.distance(val))
+    own = to_others(found.likeness(train), torch.tensor(alike))
+    return replace(found.judged_by(torch.cat([found.distance(val), own])), alike=list(alike))
+
+
+def to_others(likeness: Tensor, alike: Tensor) -> Tensor:
+    """Distance of each train photo to the nearest of those that don't belong with it.
+
+    Args:
+        likeness: `[N, N]`, of all to all; `alike` `[N]` is their keys.
+    """
+    return distance(likeness.masked_fill(alike[:, None] == alike, -1))
 
 
 def _some_of_each(labels: Tensor, most: int) -> Tensor:
@@ -215,6 +237,7 @@ def load(path: Path, features: int, classes: int) -> Familiar:
                 **{name: file.get_tensor(name) for name in DTYPES},
                 photos=json.loads(facts["photos"]),
                 contents=json.loads(facts.get("contents", "[]")),
+                alike=json.loads(facts.get("alike", "[]")),
                 root=facts["root"],
                 seen=int(facts["seen"]),
             )
@@ -249,3 +272,8 @@ def _check(found: Familiar, features: int, classes: int) -> None:
         raise ValueError("contents aren't as many as rows")
     if not all(isinstance(text, str) for text in photos + found.contents):
         raise ValueError("a photo's path or sha256 is no text")
+    keys = found.alike
+    if not isinstance(keys, list) or len(keys) not in (0, rows) or len(keys) > len(found.scores):
+        raise ValueError("keys aren't as many as rows")
+    if not all(isinstance(key, int) and 0 <= key < rows for key in keys):
+        raise ValueError("a key is of no photo")
