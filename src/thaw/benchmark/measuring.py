@@ -35,6 +35,7 @@ ROWS = {
     "sweep": ("thaw", "sweep"),
     "predict": ("bare", "photo", "folder"),
     "photos": ("pass", "predicted", "evaluated"),
+    "unfamiliar": ("telling", "without"),
     "check": ("thaw", "check"),
     "folds": ("thaw", "folds"),
     "memory": ("few", "many"),
@@ -61,7 +62,7 @@ class Bench:
     device: str = "cpu"
     kept: dict[tuple[str, int], Result] = field(default_factory=dict)  # row head's, for head25
     cache: Path | None = None  # the last cold run's, for the warm one
-    model: Path | None = None  # a run, for rows predict and photos
+    model: Path | None = None  # a run, for rows predict, photos and unfamiliar
 
     def measure(self, row: str, system: str, repeat: int) -> Result:
         """Seconds after the imports and of the `whole` process, peak `rss` in bytes, accuracy.
@@ -87,7 +88,7 @@ class Bench:
 
     def train(self, row: str, system: str) -> tuple[Result, Path]:
         """What came out, and the folder of `run/` and `cache/`."""
-        model = self.trained() if row == "photos" else None
+        model = self.trained() if row in ("photos", "unfamiliar") else None
         root = self.roots[system if row == "memory" else "data"]
         imports = self.scratch / f"{f'thaw-{row}' if system in OF_THAW else system}.json"
         job = {"data": root, "test": "val" if (root / "val").is_dir() else "test"}

@@ -21,6 +21,7 @@ def one(system: str, row: str, job: dict[str, Any]) -> None:
     """Import, do a job against the clock, and print what came out as a line of JSON."""
     rivals = {"lesson": lesson, "lightning": lightning, "limit": limit, "pass": bare_pass}
     ours = {"predicted": predicted, "evaluated": evaluated, "check": checked}
+    ours |= {"telling": telling, "without": telling}
     run = (rivals | ours).get(system, thaw)
     imports = Path(job["imports"])
     known = json.loads(imports.read_text(encoding="utf-8")) if imports.exists() else []
@@ -28,7 +29,8 @@ def one(system: str, row: str, job: dict[str, Any]) -> None:
         with suppress(Exception):  # some only look like modules
             importlib.import_module(name)
     began = time.perf_counter()
-    result = run(system if row in ("sweep", "check", "folds") else row, job)
+    named = ("sweep", "check", "folds", "unfamiliar")
+    result = run(system if row in named else row, job)
     result = {"seconds": time.perf_counter() - began} | result
     if not known:
         files.write_json(imports, [*sys.modules])
@@ -238,6 +240,31 @@ def evaluated(row: str, job: dict[str, Any]) -> Result:
     photos = [str(path.relative_to(root)) for path in find_photos([root])]
     labelled = Labelled(root, photos, [0] * len(photos))
     return {"photos": len(answer(load_model(Path(job["model"])), labelled, "photos").labels)}
+
+
+def telling(system: str, job: dict[str, Any]) -> Result:
+    """Labels of all photos, with a word on what is unfamiliar or without: processor seconds of the
+    quickest of three passes, and the bundle's bytes.
+    """
+    import torch
+
+    from thaw.data.find import find_photos
+    from thaw.model.bundle import Model, load
+    from thaw.model.familiar import store
+
+    model, photos = load(Path(job["model"])), find_photos([Path(job["data"])])
+    parts = [*Path(job["model"], "model").iterdir()]
+    if system == "without":
+        model = Model(model.backbone, model.info)
+        parts = [file for file in parts if file.name != store.FILE]
+    torch.set_num_threads(1)  # several wait for one another, and that counts as computing
+    spent = []
+    for _ in range(3):
+        began = time.process_time()
+        count = len([*model.predict(photos)])
+        spent.append(time.process_time() - began)
+    size = sum(file.stat().st_size for file in parts)
+    return {"photos": count, "seconds": min(spent), "bytes": size}
 
 
 def checked(row: str, job: dict[str, Any]) -> Result:

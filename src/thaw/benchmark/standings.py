@@ -38,6 +38,8 @@ PAIRS = (  # row, what of it, system, what it is compared with, label
     ),
     ("photos", "seconds", "pass", "predicted", "one fused pass over {images:.0f} photos : predict"),
     ("photos", "seconds", "pass", "evaluated", "the same : evaluate"),
+    ("unfamiliar", "seconds", "telling", "without", "predict, telling the unfamiliar : without"),
+    ("unfamiliar", "bytes", "telling", "without", "its bundle : without"),
     ("check", "seconds", "check", "thaw", "check : a cold run"),
     ("folds", "seconds", "folds", "thaw", "5 folds, cold : one cold run"),
     ("memory", "rss", "many", "few", "peak memory, {many_images:,} : {few_images:,} images"),
@@ -57,6 +59,8 @@ NOTES = {  # row → what counts as what
     " takes, with one forward pass.",
     "photos": "One fused pass: load the model, decode all photos, run the fused net. predict is"
     " `thaw predict --output`; evaluate labels the same photos. All count from after the imports.",
+    "unfamiliar": "Telling the unfamiliar: processor seconds of one thread for all photos, the"
+    " quickest of three passes.",
 }
 
 Medians = dict[str, dict[str, dict[str, float]]]
@@ -79,7 +83,7 @@ def medians(found: Sequence[Result]) -> Medians:
         same = [result for result in found if (result["row"], result["system"]) == (row, system)]
         middle.setdefault(row, {})[system] = {
             key: statistics.median(result[key] for result in same)
-            for key in ("seconds", "whole", "features", "rss", "acc", "photos", "rate")
+            for key in ("seconds", "whole", "features", "rss", "acc", "photos", "rate", "bytes")
             if key in same[0]
         }
     return middle
@@ -116,6 +120,8 @@ def amount(value: float, key: str) -> str:
     """A number with its unit: 5.04 s, 94.1%, 640 MB."""
     if key == "acc":
         return f"{value:.1%}"
+    if key == "bytes":
+        return f"{digits(value / 1e6, 3)} MB"
     return f"{value / 1e6:,.0f} MB" if key == "rss" else f"{digits(value, 3)} s"
 
 
