@@ -16,6 +16,7 @@ from thaw.evaluation.out_of_fold import OutOfFold
 from thaw.files import write_csv, write_json
 from thaw.launch.cli import door
 from thaw.report import metrics, terminal
+from thaw.report.page.facts import ensemble
 from thaw.runs import read
 from thaw.runs.folder import RunFolder
 from thaw.screen import command
@@ -91,14 +92,6 @@ def write_history(run: Path) -> None:
     write_csv(run / "history.csv", [dict.fromkeys(rows[0], "") | row for row in rows])
 
 
-def ensemble_words(values: Mapping[str, Any]) -> str:
-    """What the ensemble of a run's folds is, and what it costs."""
-    k = values["folds"]
-    if values.get("refit/nets", 1) == 1:
-        return f"the mean of the {k} folds' heads, as small and fast as one"
-    return f"the {k} folds' nets side by side, so {k} times as large and slow as one of them"
-
-
 def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
     """The last block: what came out, and what to type next."""
     k = values["folds"]
@@ -117,7 +110,7 @@ def show(values: dict[str, Any], struggles: str, run: RunFolder) -> None:
         rows["given test"] = f"{values['given/acc']:.1%}  ({photos}): the model below, opened once"
     if "refit" in values:
         if values["refit"] == "ensemble":
-            how = ensemble_words(values)
+            how = ensemble(values)
         else:
             epochs = f"{values['refit/epochs']} epoch{'s' if values['refit/epochs'] > 1 else ''}"
             how = f"{epochs} as in the folds' median"

@@ -15,6 +15,7 @@ from thaw.runs import read
 from thaw.runs.folder import RunFolder
 from thaw.runs.read import Split
 
+SIZE = ("size of the model", "one photo", "the model")  # of `time`
 WIDE = 0.2  # an interval from which on it is said that so few photos tell little
 
 
@@ -185,7 +186,17 @@ def time(metrics: Mapping[str, Any]) -> dict[str, str]:
         f" {metrics['params/total']:,} parameters, {metrics['params/trainable']:,} of them trained",
         "one photo": f"about {float(latency):g} ms in the net, without reading it",
     }
+    if metrics.get("refit") == "ensemble":
+        sizes["the model"] = ensemble(metrics)
     return {**seconds, **sizes}
+
+
+def ensemble(metrics: Mapping[str, Any]) -> str:
+    """What the folds' nets became with `refit=ensemble`, and what that costs."""
+    k = metrics["folds"]
+    if metrics.get("refit/nets", 1) == 1:
+        return f"the mean of the {k} folds' heads, as small and fast as one"
+    return f"the {k} folds' nets side by side, so {k} times as large and slow as one of them"
 
 
 def duration(seconds: float | None) -> str:

@@ -119,7 +119,7 @@ def _charts(history: Sequence[dict[str, Any]], best: int | None) -> dict[str, An
 
 def _card(values: dict[str, Any]) -> str:
     """The model card: the report's short form, in Markdown."""
-    model, found = values["model"], values["found"]
+    model, found, cost = values["model"], values["found"], values["time"]
     source = model.get("pretrained", {})
     weights = " · ".join(str(v) for v in (source.get("source"), source.get("licence")) if v)
     lines = [
@@ -130,6 +130,7 @@ def _card(values: dict[str, Any]) -> str:
         f"- **It tells apart** {', '.join(map(markdown, model.get('classes', [])))}.",
         f"- **Trained on** {values['splits']}.",
         f"- **Pretrained weights** {markdown(weights) or 'none'}.",
+        f"- **Size** {'; '.join(cost[key] for key in facts.SIZE if key in cost)}.",
         f"- **Verdict** {markdown(' '.join(values['verdict']))}",
         f"- **Mistakes** {markdown(found['struggles'])}",
         f"- **Confidence** {markdown(values['confidence'])}",
