@@ -352,7 +352,7 @@ def test_nets_that_share_nothing_leave_side_by_side(thawed, few, call_script, tm
     assert "was trained on all photos of its folds" in refused.err
     pytest.importorskip("onnxscript")
     found = export(run, tmp_path / "out", few)
-    assert found["model.onnx"]["alike"] == found["model.onnx"]["photos"] == 15
+    assert found["model.onnx"]["alike"] == found["model.onnx"]["photos"] == 6, "the given test"
 
 
 @pytest.mark.slow
