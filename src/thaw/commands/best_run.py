@@ -130,5 +130,5 @@ def _end(found: Search, leader: Way) -> None:
         f" {metrics['test/acc_high']:.1%})",
     )
     diary.keep("done")
-    say(f"{'log':<14} {diary.folder}/log.md")
+    say(f"{'report':<14} {place}/report.html", f"{'log':<14} {diary.folder}/log.md")
     say(f"{'time':<14} {told(budget.spent)} of {told(budget.seconds)}")

@@ -103,6 +103,7 @@ class Movement(Callback):
                     "name": phase.name,
                     "epochs": phase.epochs,
                     "until": phase.until,
+                    "solve": phase.solve,
                     "verified": phase.name in staged.verified,
                     "changed": staged.changed.get(phase.name, []),
                 }

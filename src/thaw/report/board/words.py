@@ -34,6 +34,9 @@ def _stages(told: Mapping[str, Any]) -> str:
     rows = []
     for stage in told["stages"]:
         proofs = ["frozen ✓" if phase["verified"] else "frozen" for phase in told["phases"]]
+        if stage["name"] == "head":
+            solved = [phase.get("solve") for phase in told["phases"]]
+            proofs = ["solved" if s else p for s, p in zip(solved, proofs, strict=True)]
         rates = [f"{r:.3g}" if r else p for r, p in zip(stage["lr"], proofs, strict=True)]
         moved = "" if stage["moved"] is None else f"{stage['moved']:.2%}"
         rows.append([stage["name"], f"{stage['parameters']:,}", *rates, moved])

@@ -174,9 +174,11 @@ def stages(told: Mapping[str, Any]) -> str:
 
 def time(metrics: Mapping[str, Any]) -> dict[str, str]:
     """What it cost."""
+    epochs = f"{metrics['epochs']} epochs, {duration(metrics.get('seconds/epoch'))} each"
+    if metrics["epochs"] == 1:
+        epochs = "1 epoch"
     seconds = {
-        "training": f"{duration(metrics.get('seconds/fit'))} ({metrics['epochs']} epochs,"
-        f" {duration(metrics.get('seconds/epoch'))} each)",
+        "training": f"{duration(metrics.get('seconds/fit'))} ({epochs})",
         "features of frozen stages": duration(metrics.get("seconds/features")),
         "test": duration(metrics.get("seconds/test")),
     }
@@ -215,11 +217,11 @@ def duration(seconds: float | None) -> str:
 
 def environment(told: Mapping[str, Any]) -> dict[str, str]:
     """On what it ran."""
-    git = told.get("git") or {}
+    git, threads = told.get("git") or {}, told.get("threads", "–")
     commit = git.get("commit")
     packages = ", ".join(f"{name} {version}" for name, version in told.get("packages", {}).items())
     rows = {
-        "device": f"{told.get('device', '–')}, {told.get('threads', '–')} threads",
+        "device": f"{told.get('device', '–')}, {threads} thread{'s' * (threads != 1)}",
         "system": f"{told.get('platform', '–')}, Python {told.get('python', '–')}",
         "packages": packages,
         "code": f"git {commit[:12]}{', changed since' if git.get('changed') else ''}"

@@ -52,6 +52,7 @@ def _values(run: Path) -> dict[str, Any]:
     matrix.draw(thumbnails)
     here = str(RunFolder(run))
     stages, folds = _json(run / "stages.json"), metrics.get("folds")
+    solved = [bool(phase.get("solve")) for phase in stages.get("phases", [])]
     return {
         "run": here,
         "about": facts.called(run),
@@ -76,6 +77,7 @@ def _values(run: Path) -> dict[str, Any]:
         "warnings": split.warnings,
         "dropped": facts.dropped(split),
         "stages": stages,
+        "solved": solved,
         "why": read.read_json(why, _why)["log"] if (why := run / "why.json").is_file() else [],
         "proof": facts.stages(stages) if stages else "",
         "most_moved": max((s["moved"] or 0 for s in stages.get("stages", [])), default=0),
