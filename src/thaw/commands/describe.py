@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thaw import files
 from thaw.launch import cli
+from thaw.screen import say
 
 OWN = "finetune._target_="  # confirms that a schedule which a run names is the user's own
 
@@ -104,6 +105,8 @@ def main() -> None:
     else:
         rates = terminal.stage_table(backbone, schedule) if schedule else None
         describe.show(facts, rates, arguments.names)
+        for file in filter(None, (arguments.filters, arguments.figure)):
+            say(f"{'figure':<15} {file}")
 
 
 def _count(text: str) -> int:
