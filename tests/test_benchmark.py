@@ -16,6 +16,7 @@ SECONDS = {"lesson": 100.0, "lightning": 50.0, "thaw": 5.0, "warm": 2.0, "limit"
 SECONDS |= {"sweep": 11.0, "bare": 2.0, "photo": 2.5, "folder": 7.0, "few": 6.0, "many": 210.0}
 SECONDS |= {"telling": 4.1, "without": 4.0}
 SECONDS |= {"pass": 9.0, "predicted": 10.0, "evaluated": 9.5, "check": 6.0, "folds": 10.0}
+SECONDS["features"] = 5.0
 
 
 @pytest.fixture
@@ -110,6 +111,7 @@ def test_tables_of_planted_numbers(script):
     assert parts[2] == ["fuse=false", "1.50 s", "9.00 s", "500 MB", "94.0%"]
     assert ratios["one fused pass over 397 photos : predict"] == ["9.00 s", "10.0 s", "0.90"]
     assert ratios["the same : evaluate"] == ["9.00 s", "9.50 s", "0.95"]
+    assert ratios["check : the features alone"] == ["6.00 s", "5.00 s", "1.20"]
     assert ratios["check : a cold run"] == ["6.00 s", "5.00 s", "1.20"]
     assert ratios["5 folds, cold : one cold run"] == ["10.0 s", "5.00 s", "2.00"]
     assert ratios["predict, telling the unfamiliar : without"][2] == "1.02"

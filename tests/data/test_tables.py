@@ -185,9 +185,7 @@ def test_paths_may_begin_in_the_root_or_be_absolute(photos: Path, tmp_path: Path
 def test_accents_are_the_same_however_they_are_stored(tmp_path: Path):
     for i, (path, _) in enumerate(ROWS):
         paint(tmp_path / path, (90, 90, 90), i, size=(9, 8))
-    (tmp_path / "img/0.png").rename(
-        tmp_path / f"img/{normalize('NFD', 'ä.png')}"
-    )
+    (tmp_path / "img/0.png").rename(tmp_path / f"img/{normalize('NFD', 'ä.png')}")
     rows = [(normalize("NFC", "img\\ä.png"), "0"), *ROWS[1:]]
     (tmp_path / "labels.csv").write_text(text(rows=rows))
     (tmp_path / "fixes.csv").write_text("path,action\n" + normalize("NFC", "img/ä.png,drop\n"))

@@ -36,7 +36,7 @@ ROWS = {
     "predict": ("bare", "photo", "folder"),
     "photos": ("pass", "predicted", "evaluated"),
     "unfamiliar": ("telling", "without"),
-    "check": ("thaw", "check"),
+    "check": ("thaw", "features", "check"),
     "folds": ("thaw", "folds"),
     "memory": ("few", "many"),
 }

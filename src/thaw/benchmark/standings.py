@@ -40,6 +40,8 @@ PAIRS = (  # row, what of it, system, what it is compared with, label
     ("photos", "seconds", "pass", "evaluated", "the same : evaluate"),
     ("unfamiliar", "seconds", "telling", "without", "predict, telling the unfamiliar : without"),
     ("unfamiliar", "bytes", "telling", "without", "its bundle : without"),
+    ("check", "seconds", "check", "features", "check : the features alone"),
+    ("check", "whole", "check", "features", "the same, whole processes of both"),
     ("check", "seconds", "check", "thaw", "check : a cold run"),
     ("folds", "seconds", "folds", "thaw", "5 folds, cold : one cold run"),
     ("memory", "rss", "many", "few", "peak memory, {many_images:,} : {few_images:,} images"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich import get_console
 from rich.text import Text
+from torch import Tensor
 
 from thaw.checks import classes, duplicates, files, groups, labels, page, shortcuts
 from thaw.checks.facts import Looks, read_files
@@ -32,7 +33,6 @@ from thaw.files import write, write_csv, write_json
 from thaw.launch import cli, memory, names
 from thaw.launch.build import make
 from thaw.launch.mistakes import composed
-from thaw.nets.backbone import Backbone
 from thaw.nets.fit import seen
 from thaw.nets.pretrained import made
 from thaw.training.features import Extractor
@@ -85,6 +85,22 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
     Raises:
         UserError: a word can't be used, or the photos can't.
     """
+    out = out or Path(names.run_dir(f"outputs/check/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+    data, extractor, seed = ready(words, out)
+    say(_about(data))
+    results = results_of(context_of(data, extractor, seed))
+    checked = Checked(results, out)
+    write_all(checked, data)
+    show(checked)
+    return checked
+
+
+def ready(words: Sequence[str], out: Path) -> tuple[PhotoFolder, Extractor, int]:
+    """The photos that these words mean, what makes features of them, and the seed.
+
+    Raises:
+        UserError: a word can't be used, or the photos can't.
+    """
     for word in words:
         if word.lstrip("+~").partition("=")[0].partition(".")[0] not in GROUPS or "=" not in word:
             raise UserError(
@@ -92,7 +108,6 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
                 f" {word!r}."
             )
     cfg = composed(words)
-    out = out or Path(names.run_dir(f"outputs/check/{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     cache, backbone, data, trainer = cli.build_all(
         lambda: FeatureCache(**cfg.cache),
         lambda: made(cfg.arch, **seen(cfg.data)),
@@ -114,12 +129,13 @@ def check(words: Sequence[str], out: Path | None = None) -> Checked:
     backbone.thaw(["head"])
     extractor = Extractor(cache, backbone, data, cfg.trainer.fuse)
     extractor.on(trainer)
-    say(_about(data))
-    results = results_of(context_of(data, backbone, extractor, cfg.seed))
-    checked = Checked(results, out)
-    write_all(checked, data)
-    show(checked)
-    return checked
+    data.transforms = backbone.transforms
+    return data, extractor, cfg.seed
+
+
+def features(data: PhotoFolder, extractor: Extractor) -> Tensor:
+    """Features of all photos `[N, D]`, split by split; what the check costs at least."""
+    return head_inputs(extractor, [split for split in SPLITS if data.splits[split]])[0]
 
 
 def results_of(context: Context) -> list[Result]:
@@ -128,14 +144,13 @@ def results_of(context: Context) -> list[Result]:
     return sorted(found, key=lambda result: (not result.wrong, ISSUES.index(result.issue)))
 
 
-def context_of(data: PhotoFolder, backbone: Backbone, extractor: Extractor, seed: int) -> Context:
+def context_of(data: PhotoFolder, extractor: Extractor, seed: int) -> Context:
     """Decode each photo once, and compute or find what the checks read of it."""
-    assert data.settled is not None
-    data.transforms = backbone.transforms
+    backbone = extractor.backbone
     looks = Looks(extractor.cache, data.white)
     extractor.see = looks.see
-    features, _ = head_inputs(extractor, [split for split in SPLITS if data.splits[split]])
-    if not features.isfinite().all():
+    found = features(data, extractor)
+    if not found.isfinite().all():
         raise UserError(f"The features of {backbone.origin['name']} aren't finite numbers.")
     digests = [digest for split in SPLITS for digest in data.digests(split)]
     samples = [sample for split in SPLITS for sample in data.splits[split]]
@@ -155,7 +170,7 @@ def context_of(data: PhotoFolder, backbone: Backbone, extractor: Extractor, seed
         digests=[digests[i] for i in there],
         files=read_files([data.root / samples[i].path for i in there]),
         looks=torch.stack([taken[digests[i]] for i in there]),
-        features=features[there],
+        features=found[there],
         unreadable=unreadable,
         left_out=left_out,
     )
