@@ -16,6 +16,7 @@ from thaw.checks.facts import File
 from thaw.checks.findings import Context, Finding, Result
 from thaw.data.listing.listed import few
 
+BLOCK = 1024  # photos that are looked at at once
 SHARES = torch.tensor([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])  # quantiles of grey
 RIDGE = 1e-2  # of least squares, in units of a standardised property
 CAMERAS = 12  # the most frequent; the others are one
@@ -32,13 +33,14 @@ def find(context: Context) -> list[Result]:
     if context.folds is None:
         return []
     files = [context.files[i] for i in context.judged]
-    grey = context.thumbnails[context.judged].flatten(1).float() / 255
+    light = _light(context.thumbnails[context.judged])
+    mean, spots = light[:, -2], light[:, -3]
     colour = context.looks[context.judged, -2:].float()
     properties: dict[str, tuple[Tensor, Callable[[Tensor], str]]] = {
-        "brightness": (_light(grey), lambda c: _more(grey.mean(dim=1), c, "brighter", "darker")),
+        "brightness": (light, lambda c: _more(mean, c, "brighter", "darker")),
         "brightest spots": (
-            grey.quantile(SHARES[-1:], dim=1).T,
-            lambda c: f"{_more(grey.quantile(0.99, dim=1), c, 'lighter', 'darker')} where bright",
+            spots[:, None],
+            lambda c: f"{_more(spots, c, 'lighter', 'darker')} where bright",
         ),
         "colour": (colour, lambda c: _hue(colour, c)),
         "size": (_sizes(files), lambda c: _more(_sizes(files)[:, 0], c, "larger", "smaller")),
@@ -148,9 +150,15 @@ def told_apart(score: Tensor, own: Tensor, tests: int = 1) -> tuple[float, float
     return area, max(0.0, area - half), min(1.0, area + half)
 
 
-def _light(grey: Tensor) -> Tensor:
-    white = (grey > 0.98).float().mean(dim=1, keepdim=True).sqrt()
-    return torch.cat((grey.quantile(SHARES, dim=1).T, grey.mean(dim=1, keepdim=True), white), 1)
+def _light(thumbnails: Tensor) -> Tensor:
+    """Quantiles and mean of grey, and how much is white `[N, shares + 2]`, of `[N, S, S]`."""
+    found = []
+    for block in thumbnails.split(BLOCK):
+        grey = block.flatten(1).float() / 255
+        white = (grey > 0.98).float().mean(dim=1, keepdim=True).sqrt()
+        mean = grey.mean(dim=1, keepdim=True)
+        found.append(torch.cat((grey.quantile(SHARES, dim=1).T, mean, white), dim=1))
+    return torch.cat(found)
 
 
 def _sizes(files: list[File | None]) -> Tensor:
