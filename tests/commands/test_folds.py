@@ -121,6 +121,11 @@ def test_figures_are_of_all_photos_and_test_stays_closed(reference, few, call_sc
     assert "in no fold, and stays closed" in reference.out
     assert not [row for row in rows(run) if row["path"].startswith("test")]
     assert "a net that hasn't seen it" in reference.out
+    page = (run / "report.html").read_text()
+    assert f"{sum(right)} of 15 photos" in page
+    assert "by a net that had never seen it" in page
+    assert all(f'href="folds/{number}/report.html"' in page for number in range(1, K + 1))
+    assert (run / "folds" / "1" / "report.html").is_file()
 
     done = call_script("evaluate", run)
     assert done.code == 0, done.err
