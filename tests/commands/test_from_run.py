@@ -98,6 +98,7 @@ def test_a_class_is_added_and_the_two_are_compared(old, few):
     ("words", "told"),
     [
         (["from_run=nowhere"], "Expected from_run= to name a run folder"),
+        (["from_run=old/model"], "but old/model is none; old is one"),
         (["from_run=old", "data.root=fewer"], "has none of blue"),
         (["from_run=old", "folds=2"], "Expected from_run or folds"),
         (["from_run=old", "arch=small_cnn"], "Expected the net of from_run, shufflenet"),

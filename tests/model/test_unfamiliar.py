@@ -168,10 +168,13 @@ def test_features(knowing, call_script, red, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluate_tells_what_it_is_worth(knowing, call_script, strange, tmp_path):
+def test_evaluate_tells_what_it_is_worth(knowing, call_script, strange, red, tmp_path):
     out = tmp_path / "out"
     done = call_script("evaluate", knowing, "--unfamiliar", strange.parent, "--out", out)
     assert done.code == 0, done.err
+    refused = call_script("evaluate", knowing, "--unfamiliar", red.parent)
+    assert refused.code == 2
+    assert "the model was trained on" in refused.err
     told = json.loads((out / "evaluation.json").read_text())["unfamiliar"]
     assert told["far"]["photos"] == told["far"]["unfamiliar"] == 1
     assert told["far"]["auroc"] == pytest.approx(1)

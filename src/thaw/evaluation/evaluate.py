@@ -79,6 +79,8 @@ def evaluate(
             f"The model in {run} keeps none of its train photos, so it can't tell what is"
             " unfamiliar; a run of this Thaw keeps some."
         )
+    if unfamiliar is not None:
+        worth.strangers(model, unfamiliar)  # what is wrong with them is told first
     chosen: dict[str, Any] = {}
     val: Answers | None = None
     if target_error is not None or target_coverage is not None:

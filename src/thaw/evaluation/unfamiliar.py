@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from thaw.data.find import find_photos
 from thaw.data.listing.faults import undecoded
-from thaw.data.photos import BrokenPhoto
+from thaw.data.photos import BrokenPhoto, digests
 from thaw.errors import UserError
 from thaw.escape import drawn
 from thaw.evaluation.answers import Answers
@@ -20,7 +20,7 @@ from thaw.intervals import clopper_pearson_upper, wilson
 from thaw.model.bundle import Model
 from thaw.model.familiar import store
 from thaw.model.familiar.level import why_refused
-from thaw.model.familiar.store import Familiar
+from thaw.model.familiar.store import DIGITS, Familiar
 from thaw.model.prediction import is_unfamiliar
 from thaw.screen import say
 
@@ -127,6 +127,23 @@ def auroc(known: Tensor, unknown: Tensor) -> float:
 # --- any folder -----------------------------------------------------------------------------------
 
 
+def strangers(model: Model, folder: Path) -> list[Path]:
+    """The photos in a folder that are of none of the classes.
+
+    Raises:
+        UserError: there are none, or the model was trained on one.
+    """
+    found = find_photos([folder])
+    known = {*model.familiar.contents} if model.familiar else set()
+    seen = [p for p, digest in zip(found, digests(found), strict=True) if digest[:DIGITS] in known]
+    if seen:
+        raise UserError(
+            f"Expected photos of none of the classes in --unfamiliar {folder}, but the model was"
+            f" trained on {len(seen)} of them, {seen[0]} for one."
+        )
+    return found
+
+
 def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tensor]:
     """How many photos of none of the classes are noticed; also their distances `[N]`.
 
@@ -134,14 +151,14 @@ def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tens
         known: distances `[M]` of photos of the classes, which AUROC compares them with.
 
     Raises:
-        UserError: the model can't tell what is familiar, or no photo is found.
+        UserError: the model can't tell what is familiar; or as `strangers`.
     """
     familiar = model.familiar
     if familiar is None:
         raise UserError("This model keeps none of its train photos, so it can't be told apart.")
     level = model.level if model.level is not None else store.LEVEL
     broken: list[BrokenPhoto] = []
-    photos = find_photos([folder])
+    photos = strangers(model, folder)
     outputs = model.outputs_of(photos, on_broken=broken.append)
     parts = [features for _, _, features in outputs]
     if broken:

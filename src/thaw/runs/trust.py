@@ -59,6 +59,11 @@ def _named(argument: str) -> tuple[Path, Path]:
     folder = Path(os.path.expanduser(unquoted(place)))
     saved = folder / ".hydra" / "overrides.yaml"
     if not saved.is_file():
+        runs = [folder.parent, *sorted(folder.glob("*"))]  # of a bundle, of a sweep
+        if near := [run for run in runs if (run / ".hydra" / "overrides.yaml").is_file()]:
+            raise UserError(
+                f"Expected {key}= to name a run folder, but {folder} is none; {near[0]} is one."
+            )
         raise UserError(
             f"Expected {key}= to name a run folder, but there is no {saved}; runs are in"
             " outputs/runs and outputs/sweeps."

@@ -175,7 +175,12 @@ def _share_out(listing: Listing, wishes: Wishes, alike: list[int], done: Settled
     or_groups = f", or make groups smaller: there are {parts}" if whole["groups"] else ""
     return [
         f"the {split} split has no photos"
-        + (f", since {kept} stay together; add photos{or_groups}" if split in done.cut else "")
+        + (
+            f", since {len(keys)} are few to share out and {kept} stay together; add photos"
+            f"{or_groups}"
+            if split in done.cut
+            else ""
+        )
         for split in NAMES
         if not done.splits[split] and wishes.on_error != "list"
     ]
