@@ -121,6 +121,7 @@ def train(*overrides: str, **settings: Any) -> Run:
         if not isinstance(word, str):
             raise UserError(f"Expected words such as 'arch=resnet18', got {word!r}.")
     words = trust.expanded([*mistakes.read(overrides), *words_of(settings)])
+    cli.say_loading()
     with _one_at_a_time, _process_as_it_was():
         return Run(begun(words))
 

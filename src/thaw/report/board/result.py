@@ -132,9 +132,9 @@ def _projector(writer: Any, told: Told) -> None:
     thumbnails = pictures.sprites(told.data, photos)
     header = ["label", "prediction", "right", "photo"]
     rmtree(Path(writer.get_logdir(), "00000"), ignore_errors=True)  # of a run that was killed here
-    shown = {"test photos as the head sees them": told.test["features"][chosen]}
+    shown = {"test photos now": told.test["features"][chosen]}
     if (before := _before(told, photos)) is not None:
-        shown["the same before training"] = before
+        shown["test photos before training"] = before
     for name, features in shown.items():
         told_of = {"metadata": rows, "label_img": thumbnails, "metadata_header": header}
         writer.add_embedding(_places(features), tag=name, **told_of)
