@@ -11,7 +11,16 @@ def unknown(key: str, value: object, keys: list[str], options: Mapping[str, list
     Args:
         keys: all that there are.
         options: of groups.
+
+    >>> unknown("finetune.phases.head.lr", 1, ["finetune.phases.head.solve"])[:58]
+    'There is no setting finetune.phases.head.lr: that phase is'
     """
+    phase, _, what = key.rpartition(".")
+    if f"{phase}.solve" in keys and what in ("epochs", "lr"):
+        return (
+            f"There is no setting {key}: that phase is solved, and has neither epochs nor rates;"
+            f" '+{phase}={{solve: false, epochs: 5, lr: 1e-3}}' gives it some."
+        )
     near = nearest(key, value, keys, options)
     said = "" if value == "" or isinstance(value, Mapping | list) else f"={shown(value)}"
     if near:

@@ -112,7 +112,8 @@ def _is_train(train: object) -> bool:
 def _unsolvable(where: str, given: Mapping[str, Any]) -> list[str]:
     """What is wrong with a phase to be solved, each in a few words."""
     problems = [
-        f"{where}.{key} says nothing to a phase that is solved ({where}.solve=true)"
+        f"{where}.{key} says nothing to a phase that is solved ({where}.solve=false asks for epochs"
+        " and lr)"
         for key in given
         if key not in ("train", "solve") and key in _KEYS
     ]

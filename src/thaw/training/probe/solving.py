@@ -120,7 +120,8 @@ def smoothing(loss: Loss) -> float:
     if not isinstance(function, nn.CrossEntropyLoss) or function.weight is not None:
         raise UserError(
             "A phase that is solved (finetune.phases.PHASE.solve) minimises cross-entropy, so"
-            f" expected loss=cross_entropy or loss=label_smoothing, got {loss.name}."
+            f" expected loss=cross_entropy or loss=label_smoothing, got {loss.name};"
+            " finetune=head_only and converge train with any."
         )
     return function.label_smoothing
 
