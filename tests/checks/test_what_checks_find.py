@@ -214,6 +214,11 @@ def test_planted_labels_come_first_and_chance_is_told():
     assert by_chance is not None
     assert by_chance < 5
     assert "by chance" in result.sentence
+    hesitant = torch.zeros(40, 2)  # a photo that is hardly told from the other class, twice
+    hesitant[torch.arange(40), torch.arange(40) % 2] = 3.0
+    hesitant[:2] = torch.tensor([[0.0, 0.1], [0.1, 0.0]])
+    (result,) = labels.find(judged(hesitant, torch.arange(40) % 2))
+    assert result.sentence == "no label looks wrong for sure, 2 photos might"
 
 
 # --- shortcuts ------------------------------------------------------------------------------------
@@ -339,6 +344,10 @@ def test_classes_are_judged_by_name_and_count(tmp_path):
     assert [f.detail for f in classes.missing(data)] == ["the test split has no photos of 'glass'"]
     assert [f.path for f in classes.few(data)] == ["dog"]
     assert classes.imbalance_line(data).startswith("'Dogs' has 51 train photos, 'dog' 4")
+    data.cut = {}
+    assert "Merge or rename" in classes.find(SimpleNamespace(data=data))[0].advice  # type: ignore
+    few = folder(tmp_path / "few", {"a": 2, "bb": 12})
+    assert classes.find(SimpleNamespace(data=few))[0].advice[:19] == "Add photos of these"  # type: ignore
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,10 @@ def find(context: Context) -> list[Result]:
     if findings:
         first = findings[0].detail
         more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        advice = "Merge or rename folders, or label:NAME in check.csv's action column."
-        results.append(Result("class", f"{first}{more}", advice, findings))
+        own = [finding for finding in findings if _cut(data, finding)]
+        advice = ["Merge or rename folders, or label:NAME in check.csv's action column."]
+        advice = advice * (len(own) < len(findings)) + ["Add photos of these classes."] * bool(own)
+        results.append(Result("class", f"{first}{more}", " ".join(advice), findings))
     small = few(data)
     imbalance = imbalance_line(data)
     if small or imbalance:
@@ -108,6 +110,11 @@ def missing(data: PhotoFolder) -> list[Finding]:
                 detail = f"the {split} split has no photos of {name!r}"
                 found.append(Finding("class", name, split, 0.9, detail))
     return found
+
+
+def _cut(data: PhotoFolder, finding: Finding) -> bool:
+    """Whether a class lacks photos in a split that is cut off: there are too few of them."""
+    return finding.other in data.cut and finding.other not in data.classes
 
 
 def nested(data: PhotoFolder) -> list[Finding]:

@@ -39,7 +39,9 @@ def find(context: Context) -> list[Result]:
     if not found:
         return []
     sentence = several(count, "label looks", "labels look") + " wrong"
-    if by_chance is not None:
+    if not count:
+        sentence = f"no label looks wrong for sure, {several(len(found), 'photo')} might"
+    elif by_chance is not None:
         sentence += f" (if all were right, about {by_chance:.0f} would look so by chance)"
     advice = (
         f"Look at the {len(found)} that are listed, the likeliest first: write label:NAME, drop"

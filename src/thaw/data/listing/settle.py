@@ -156,7 +156,8 @@ def _share_out(listing: Listing, wishes: Wishes, alike: list[int], done: Settled
         own = [entry for entry in entries if entry.split == split]
         own.sort(key=lambda e: (labels[e.label], *e.path.rpartition("/")))  # as ImageFolder
         done.splits[split] = [Sample(e.path, labels[e.label], e.group) for e in own]
-    whole = {"identical photos": True, "groups": any(entry.group for entry in entries)}
+    alone = len(set(alike)) == len(alike)
+    whole = {"identical photos": not alone, "groups": any(entry.group for entry in entries)}
     kept = " and ".join(name for name, there in whole.items() if there)
     for split in ("test", "val"):  # test first, then val from the rest
         if split in listing.splits:
@@ -171,16 +172,12 @@ def _share_out(listing: Listing, wishes: Wishes, alike: list[int], done: Settled
         done.cut[split] = f"{fraction:.0%} of the photos, stratified, seed {wishes.seed}"
         if whole["groups"]:
             done.cut[split] += ", groups kept whole"
-    parts = len(set(keys))
-    or_groups = f", or make groups smaller: there are {parts}" if whole["groups"] else ""
+    why = f", since {len(keys)} are few to share out"
+    why += f" and {kept} stay together; add photos" if kept else "; add photos"
+    if whole["groups"]:
+        why += f", or make groups smaller: there are {len(set(keys))}"
     return [
-        f"the {split} split has no photos"
-        + (
-            f", since {len(keys)} are few to share out and {kept} stay together; add photos"
-            f"{or_groups}"
-            if split in done.cut
-            else ""
-        )
+        f"the {split} split has no photos{why if split in done.cut else ''}"
         for split in NAMES
         if not done.splits[split] and wishes.on_error != "list"
     ]
