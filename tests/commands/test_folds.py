@@ -262,10 +262,18 @@ def test_the_model_of_all_photos_has_the_folds_figures(refitted, reference, few,
     for row in rows(run / "refit"):
         own = told[str(few / row["path"])]
         assert all(own[name] == pytest.approx(float(row[f"p:{name}"]), abs=1e-3) for name in own)
-    done = call_script("evaluate", run, "--target-coverage", "0.5")
+    target = ("evaluate", run, "--target-coverage", "0.5")
+    refused = call_script(*target, "--unfamiliar", few / "train")
+    assert refused.code == 2
+    assert "the model was trained on" in " ".join(refused.err.split())
+    assert load(run).threshold is None, "a command that was refused has stored a threshold"
+    done = call_script(*target)
     assert done.code == 0, done.err
     assert load(run).threshold is not None
-    assert call_script("evaluate", run, "--unfamiliar", few).code == 0
+    done = call_script("evaluate", run, "--unfamiliar", few / "test")
+    assert done.code == 0, done.err
+    told = json.loads((run / "evaluation.json").read_text())["unsure"]
+    assert told["promise"]["coverage"] == 0.5, "a promise is lost by evaluating again"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from conftest import call_train, paint, state, weights_of
 
-from thaw.commands.from_run import Old, kept_apart
+from thaw.commands.from_run import Old, kept_apart, tell, verdict
 from thaw.data.folder import PhotoFolder
 from thaw.runs import read
 from thaw.runs.folder import RunFolder
@@ -46,6 +46,26 @@ def test_photos_that_the_old_run_knew_stay_where_they_were(tmp_path):
         path: split for split, names in before.items() for path in names
     }
     assert found["0/another name.png"] == "test", "a copy of a test photo is in training"
+
+
+def test_old_test_photos_that_are_no_longer_there_are_told(tmp_path, caplog):
+    for i in range(2):
+        paint(tmp_path / "test" / "ab"[i] / "0.png", (60, 60, 190), i, (16, 16))
+        for j in range(4):
+            place = tmp_path / "train" / "ab"[i] / f"{j}.png"
+            paint(place, (60, 60, 190), 10 + 4 * i + j, (16, 16))
+    data = PhotoFolder(str(tmp_path)).ready()
+    paths = [sample.path for sample in data.splits["test"]]
+    known = dict(zip(data.digests("test"), paths, strict=True))
+    answers = {digest: read.Answer(path, path[5], "a") for digest, path in known.items()}
+    answers["gone"] = read.Answer("test/a/1.png", "a", "a")
+    rows = [{"path": path, "label": path[5], "prediction": path[5]} for path in paths]
+    found = verdict(Old(tmp_path, ["a", "b"], {}, answers), data, rows)
+    assert (found["from_run/images"], found["from_run/missing"]) == (2, 1)
+    with caplog.at_level("INFO"):
+        tell(found)
+    assert "100.0% of 2 of the old run's 3 test photos are right, 50.0% were" in caplog.text
+    assert "1 photo that the old run was tested on is not in this run's test split" in caplog.text
 
 
 @pytest.fixture(scope="module")

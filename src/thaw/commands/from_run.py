@@ -181,6 +181,7 @@ def verdict(old: Old, data: PhotoFolder, rows: Sequence[Mapping[str, Any]]) -> d
             both[digest] = (was, row)
     same = [(was, now) for was, now in both.values() if was.label == now["label"]]
     told: dict[str, Any] = {"from_run/images": len(same), "from_run/aside": len(both) - len(same)}
+    told |= {"from_run/missing": len(old.answers) - len(both)}
     if not same:
         return told
     before = np.array([was.label == was.prediction for was, _ in same])
@@ -199,14 +200,22 @@ def tell(found: Mapping[str, Any]) -> None:
         log.warning("No old test photo is left with its label, so there is no verdict.")
         return
     worse, better = found["from_run/worse"], found["from_run/better"]
+    aside, missing = found["from_run/aside"], found.get("from_run/missing", 0)
+    some = f"{count} of " if aside or missing else ""
     log.info(
-        "against before %d %s got worse, %d better, %s: %.1f%% of the old run's %d test photos are"
-        " right, %.1f%% were",
+        "against before %d %s got worse, %d better, %s: %.1f%% of %sthe old run's %d test photos"
+        " are right, %.1f%% were",
         *(worse, "photo" if worse == 1 else "photos", better, p_text(found["from_run/p"])),
-        *(100 * found["from_run/acc"], count, 100 * found["from_run/acc_before"]),
+        *(100 * found["from_run/acc"], some, count + aside + missing),
+        100 * found["from_run/acc_before"],
     )
-    if aside := found["from_run/aside"]:
+    if aside:
         log.info("               %s with another label now %s left out", many(aside), _are(aside))
+    if missing:
+        log.info(
+            "               %s that the old run was tested on %s not in this run's test split",
+            *(many(missing), _are(missing)),
+        )
 
 
 def _are(count: int) -> str:

@@ -74,11 +74,6 @@ def evaluate(
         if data is not None and not (run / "split.json").is_file():
             raise UserError(f"{run} is no run folder, so --out has to say where the figures go.")
         out = run / "evaluations" / data.resolve().name if data else run
-    if unfamiliar is not None and model.familiar is None:
-        raise UserError(
-            f"The model in {run} keeps none of its train photos, so it can't tell what is"
-            " unfamiliar; a run of this Thaw keeps some."
-        )
     if unfamiliar is not None:
         worth.strangers(model, unfamiliar)  # what is wrong with them is told first
     chosen: dict[str, Any] = {}
@@ -88,9 +83,9 @@ def evaluate(
         val = answer(model, own_photos(split, "val", model.classes), "val")
         chosen = _choose(val, target_error, target_coverage, certainty)
         model.conformal = chosen["conformal"]
-    promise = chosen.get("promise", model.info.get("promise") if threshold is None else None)
+    promise = None
     if threshold is None:
-        threshold = chosen.get("threshold", model.threshold)
+        threshold, promise = _in_force(model, chosen)
     if split is None:
         assert data is not None
         labelled = _labelled_folder(data, model.classes)
@@ -131,28 +126,37 @@ def _folds(
     """
     pooled, chosen = out_of_fold.gathered(run), {}
     drawings: dict[str, Any] = {}
-    far = None
+    far = promise = None
     asked = target[:2] != (None, None) or unfamiliar is not None
     if asked or (run / "model").is_dir():
         model = loaded(run)
         if target[:2] != (None, None):
             told = replace(pooled.answers, temperature=model.temperature, prior=model.prior)
             chosen = _choose(told, *target)
-            bundle.change(run, **chosen)
         if threshold is None:
-            threshold = chosen.get("threshold", model.threshold)
+            threshold, promise = _in_force(model, chosen)
         if unfamiliar is not None:
             far, drawings = _far(model, unfamiliar, pooled.distance)
     found = out_of_fold.facts(pooled, threshold)
     found["unfamiliar"]["far"] = far
     if found["unsure"]:
-        found["unsure"]["promise"] = chosen.get("promise")
+        found["unsure"]["promise"] = promise
+    if chosen:
+        bundle.change(run, **chosen)
     write_json(out / "evaluation.json", found)
     figures = evaluate_figures.draw(pooled.answers, found, out / "figures", drawings)
     say(f"{len(read.folds(run))} folds: each photo is told by the net that hadn't seen it")
     show(found)
     say("", f"written: {out / 'evaluation.json'}, {len(figures)} figures in {out / 'figures'}")
     return found
+
+
+def _in_force(
+    model: bundle.Model, chosen: dict[str, Any]
+) -> tuple[float | None, dict[str, Any] | None]:
+    """The threshold and its promise: those just chosen, or else those that the model holds."""
+    info = {"threshold": model.threshold, "promise": model.info.get("promise")} | chosen
+    return info["threshold"], info["promise"]
 
 
 def _choose(

@@ -131,10 +131,15 @@ def strangers(model: Model, folder: Path) -> list[Path]:
     """The photos in a folder that are of none of the classes.
 
     Raises:
-        UserError: there are none, or the model was trained on one.
+        UserError: there are none, the model was trained on one, or it can't tell what is familiar.
     """
+    if model.familiar is None:
+        raise UserError(
+            "The model keeps none of its train photos, so it can't tell what is unfamiliar; a run"
+            " of this Thaw keeps some."
+        )
     found = find_photos([folder])
-    known = {*model.familiar.contents} if model.familiar else set()
+    known = {*model.familiar.contents}
     seen = [p for p, digest in zip(found, digests(found), strict=True) if digest[:DIGITS] in known]
     if seen:
         raise UserError(
@@ -151,14 +156,12 @@ def far(model: Model, folder: Path, known: Tensor) -> tuple[dict[str, Any], Tens
         known: distances `[M]` of photos of the classes, which AUROC compares them with.
 
     Raises:
-        UserError: the model can't tell what is familiar; or as `strangers`.
+        UserError: none can be decoded; or as `strangers`.
     """
-    familiar = model.familiar
-    if familiar is None:
-        raise UserError("This model keeps none of its train photos, so it can't be told apart.")
+    photos, familiar = strangers(model, folder), model.familiar
+    assert familiar is not None
     level = model.level if model.level is not None else store.LEVEL
     broken: list[BrokenPhoto] = []
-    photos = strangers(model, folder)
     outputs = model.outputs_of(photos, on_broken=broken.append)
     parts = [features for _, _, features in outputs]
     if broken:
