@@ -69,7 +69,7 @@ def job(run: "RunFolder", train: Callable[[], float]) -> float:
         if not done_before:
             took.append(seconds)
         accuracies = f"val {metrics['val/acc']:.1%}  test {metrics['test/acc']:.1%}"
-        show_both(run.path.name, f"{accuracies}  {state}")
+        show_both(run.path.name, f" {accuracies}  {state}")
     return loss
 
 
@@ -113,8 +113,8 @@ def show_failed(run: Path, reason: str) -> None:
 
 def show_both(one: str, other: str, style: str = "") -> None:
     """On one line, or where that is too narrow on two, neither broken."""
-    fits = len(printable(one)) + len(printable(other)) + 2 <= width()
-    show_line(f"{one}{'  ' if fits else chr(10) + '  '}{other}", style)
+    line = f"{one} {other}"
+    show_line(line if len(printable(line)) <= width() else f"{one}\n  {other}", style)
 
 
 def show_line(text: str, style: str = "") -> None:
