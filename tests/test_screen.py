@@ -29,8 +29,7 @@ def test_no_line_is_wider_than_the_screen(short, tmp_path, call_script, monkeypa
     monkeypatch.chdir(tmp_path)
     root = next(word for word in short if word.startswith("data.root=")).partition("=")[2]
     photos = os.path.relpath(f"{root}/test")  # its whole path would fill the screen
-    whole = "+finetune.phases.all={train: all, epochs: 1, lr: 1e-4}"
-    done = call_train(tmp_path, *short, whole)
+    done = call_train(tmp_path, *short, "finetune=full", "finetune.phases.all.epochs=1")
     assert done.code == 0, done.err
     assert too_wide(done.out) == []
     sweep = call_train(tmp_path, "-m", *short, "seed=1,2", "augment=none,flip")

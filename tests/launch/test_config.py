@@ -30,9 +30,11 @@ OPTIONS = sorted(
 EPOCHS = {
     "head_only": 5,
     "probe": 1,
-    "last_block": 1 + 10,
-    "full": 1 + 3,
-    "gradual": 1 + 10 + 3,
+    "last_block": 5 + 3,
+    "probe_last_block": 1 + 10,
+    "probe_full": 1 + 3,
+    "full": 5 + 3,
+    "gradual": 5 + 3 + 3,
     "converge": 20 + 3,
     "from_scratch": 5,
 }
@@ -233,7 +235,7 @@ def test_the_epochs_of_a_schedule_are_the_sum_of_its_phases(name: str, epochs: i
 def test_schedules_begin_with_the_head_solved_or_at_the_lessons_rate(name: str):
     first = shipped(name).phases[0]
     assert (first.name, first.train) == ("head", "head")
-    assert first.solve == (name not in ("head_only", "converge"))
+    assert first.solve == name.startswith("probe")
     assert first.lr == (0 if first.solve else 1e-3)
 
 
@@ -249,18 +251,18 @@ def test_gradual_goes_backwards_from_the_head():
 def test_a_phase_can_be_left_out_on_the_command_line():
     made = schedule("finetune=gradual", "~finetune.phases.all")
     assert [phase.name for phase in made.phases] == ["head", "last"]
-    assert made.epochs == 1 + 10
+    assert made.epochs == 5 + 3
 
 
 def test_a_phase_can_be_changed_on_the_command_line():
     made = schedule(
         "finetune=gradual",
-        "+finetune.phases.head={solve: false, epochs: 5, lr: 3e-3}",
+        "finetune.phases.head.lr=3e-3",
         "finetune.phases.all.epochs=9",
         "finetune.batch_norm=train",
     )
     assert [phase.lr for phase in made.phases] == [3e-3, 3e-4, 1e-4]
-    assert made.epochs == 5 + 10 + 9
+    assert made.epochs == 5 + 3 + 9
     assert made.batch_norm == "train"
 
 

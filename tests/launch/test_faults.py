@@ -222,9 +222,7 @@ def test_what_a_full_disk_cannot_take_is_told_and_not_half_there(
         "evaluate": [RUN, "--data", root / "test"],
         "export": [RUN, "--data", root / "test"],
         "check": ["data=folder", f"data.root={root}", "arch=small_cnn"],
-        "describe": ["small_cnn"]
-        if "filters" in option
-        else ["small_cnn", "--finetune", "converge"],
+        "describe": ["small_cnn"] if "filters" in option else ["small_cnn", "--finetune", "full"],
     }.get(command.strip(), [RUN, root / "test"])
     monkeypatch.setattr(files, "check_outputs", lambda *_: None)  # there was room when it was asked
     (place / "fill").write_bytes(bytes(4096))

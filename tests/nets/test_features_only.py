@@ -104,8 +104,8 @@ def test_a_net_of_features_goes_all_the_way(few: Path, tmp_path: Path, call_scri
         "data=folder",
         f"data.root={few}",
         "data.batch_size=8",
+        "finetune=last_block",
         "finetune.phases.head.epochs=1",
-        "+finetune.phases.last={train: 1, epochs: 1, lr: 1e-5}",
         "trainer=cpu",
     )
     assert done.code == 0, done.err

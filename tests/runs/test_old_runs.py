@@ -16,8 +16,8 @@ SETTINGS = [
     *("arch=small_cnn", "arch.width=2", "arch.input_size=16"),
     *("data=shapes", "data.source.train_per_class=4", "data.source.test_per_class=2"),
     *("data.source.size=32", "data.batch_size=8", "optimizer=sgd", "optimizer.momentum=0.0"),
-    *("finetune.phases.head.epochs=1", "finetune.phases.head.lr=0.0"),
-    "+finetune.phases.last={train: 1, epochs: 1, lr: 0.1}",
+    *("finetune=last_block", "finetune.phases.head.epochs=1", "finetune.phases.head.lr=0.0"),
+    *("finetune.phases.last.epochs=1", "finetune.phases.last.lr=0.1"),
     *("trainer=cpu", "trainer.precision=32-true", "cache.enabled=false"),
 ]
 

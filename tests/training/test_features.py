@@ -215,7 +215,11 @@ def test_flips_are_the_two_views_that_training_would_see():
 def test_cached_equals_uncached_on_real_photos(train, shared, tmp_path):
     photos = f"data.root={shared / 'data' / 'hymenoptera'}"
     arguments = ["data=hymenoptera", photos, f"cache.dir={tmp_path / 'cache'}"]
-    short = ["finetune=last_block", "finetune.phases.last.epochs=1"]
+    short = [
+        "finetune=last_block",
+        "finetune.phases.head.epochs=1",
+        "finetune.phases.last.epochs=1",
+    ]
     arguments += [*short, "trainer.precision=32-true"]
     same(
         predictions(train(*arguments).run),

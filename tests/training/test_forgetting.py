@@ -12,7 +12,7 @@ from thaw.nets.pretrained import torchvision
 from thaw.training.forgetting import Forgetting
 from thaw.training.schedule import Schedule
 
-SHORT = ["finetune.phases.all.epochs=1"]
+SHORT = ["finetune.phases.head.epochs=1", "finetune.phases.all.epochs=1"]
 
 
 def metrics_of(run):
@@ -54,8 +54,12 @@ def test_the_last_epoch_is_measured_though_an_earlier_one_is_kept(train, small):
 def test_a_conv2d_head_is_measured_too(train, small, weights):
     arch = ["arch.name=squeezenet1_1", f"arch.weights={weights('squeezenet1_1')}"]
     rest = [arg for arg in small if not arg.startswith("arch.")]
-    short = ["finetune=last_block", "finetune.phases.last.epochs=1"]
-    features, _ = drift(train(*rest, *arch, *short))
+    short = [
+        "finetune=last_block",
+        "finetune.phases.head.epochs=1",
+        "finetune.phases.last.epochs=1",
+    ]
+    features, _ = drift(train(*rest, *arch, *short, "finetune.phases.last.lr=1e-3"))
     assert 0 < features <= 1
 
 

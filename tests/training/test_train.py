@@ -25,9 +25,7 @@ METRICS = {"test/acc", "test/loss", "test/f1", "test/ece", "test/images", "val/a
 METRICS |= {"train/acc", "epochs", "seconds/fit", "seconds/epoch", "seconds/features"}
 METRICS |= {"seconds/test", "params/total", "params/trainable", "model/bytes", "model/latency_ms"}
 METRICS |= {"frozen/unchanged"}
-GENTLY = "epochs: 1, lr: 3e-4, lr_decay: 0.8"
-SHORT = ["finetune.phases.head.epochs=1", f"+finetune.phases.last={{train: 1, {GENTLY}}}"]
-SHORT += [f"+finetune.phases.all={{train: all, {GENTLY}, warmup: 1, anneal: cosine}}"]
+SHORT = [f"finetune.phases.{phase}.epochs=1" for phase in ("head", "last", "all")]
 
 
 def rows(path):
@@ -40,7 +38,7 @@ def gradual(weights, tmp_path_factory):
     """A run of all three phases, an epoch each."""
     folder = tmp_path_factory.mktemp("gradual")
     small = small_run(make_photos(folder / "photos"), weights("shufflenet_v2_x0_5"))
-    return call_train(folder, *small, *SHORT, figures=True)
+    return call_train(folder, *small, "finetune=gradual", *SHORT, figures=True)
 
 
 def test_a_run_leaves_a_complete_folder(gradual):
@@ -97,8 +95,8 @@ def test_a_best_epoch_in_the_middle_of_a_phase_is_tested(train, small, monkeypat
 @pytest.mark.slow
 def test_val_decides_and_the_best_epoch_is_tested(train, small):
     # The second phase's learning rate destroys the net: its epoch must not be what is tested.
-    harm = "+finetune.phases.all={train: all, epochs: 1, lr: 3.0}"
-    done = train(*small, "finetune.phases.head.epochs=2", harm, "optimizer=sgd")
+    harm = ["finetune.phases.all.lr=3.0", "finetune.phases.head.epochs=2"]
+    done = train(*small, "finetune=full", *harm, "finetune.phases.all.epochs=1", "optimizer=sgd")
     metrics = json.loads((done.run / "metrics.json").read_text())
     history = rows(done.run / "history.csv")
     losses = [float(row["val/loss"]) for row in history]

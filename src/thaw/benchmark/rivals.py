@@ -300,9 +300,10 @@ def thaw(row: str, job: dict[str, Any]) -> Result:
     alike = row in ("last_block", "full", "parts")
     arguments += [f"data.val={job['test'] if alike else 'null'}", *job["off"]]
     arguments += [f"finetune.phases.head.epochs={sizes['long' if row == 'head25' else 'head']}"]
-    if alike:  # the loop's schedule
-        what, epochs = (1, sizes["last"]) if row == "last_block" else ("all", 1)
-        arguments.append(f"+finetune.phases.thawed={{train: {what}, epochs: {epochs}, lr: 1e-5}}")
+    if row == "last_block":
+        arguments += ["finetune=last_block", f"finetune.phases.last.epochs={sizes['last']}"]
+    if row in ("full", "parts"):
+        arguments += ["finetune=full", "finetune.phases.all.epochs=1"]
     if row == "folds":
         arguments.append("folds=5")
     if row == "sweep":

@@ -10,7 +10,7 @@ from thaw.launch import conf
 from thaw.shortlist.words import Net
 
 HEAD = "probe"  # of a frozen net, on cached features
-THAWS = ("last_block", "full")  # from the simple to the complex
+THAWS = ("probe_last_block", "probe_full")  # from the simple to the complex
 AT_LEAST = 3.0  # times a forward pass that a photo takes in training: forward, and backward twice
 
 

@@ -121,7 +121,7 @@ def smoothing(loss: Loss) -> float:
         raise UserError(
             "A phase that is solved (finetune.phases.PHASE.solve) minimises cross-entropy, so"
             f" expected loss=cross_entropy or loss=label_smoothing, got {loss.name};"
-            " finetune=head_only and converge train with any."
+            " a schedule without a solved phase, such as head_only or full, trains with any."
         )
     return function.label_smoothing
 
