@@ -143,7 +143,7 @@ def test_a_photo_that_breaks_meanwhile_is_listed_and_no_reason_to_stop(checked, 
 
 @pytest.mark.slow
 def test_what_training_refuses_is_listed(tmp_path, monkeypatch, call_script):
-    """A class whose photos are all broken, one photo everywhere, and nothing but broken ones."""
+    """A class whose photos are all broken, one photo everywhere, too few, and all broken."""
     monkeypatch.chdir(tmp_path)
     lost = make_photos(tmp_path / "lost", train=8, test=1)
     one = Path(shutil.copytree(lost, tmp_path / "one"))
@@ -154,8 +154,9 @@ def test_what_training_refuses_is_listed(tmp_path, monkeypatch, call_script):
     none = Path(shutil.copytree(lost, tmp_path / "none"))
     for path in none.rglob("*.jpg"):
         path.write_bytes(b"half a photo")
+    little = Path(shutil.copytree(lost / "test", tmp_path / "little"))  # one of each class
     found = {}
-    for root in (lost, one, none):
+    for root in (little, lost, one, none):
         out = ("--out", f"{root}.out")
         done = call_script("check", "data=folder", f"data.root={root}", *NET, *out)
         assert done.code == (2 if root == none else 0), done.err
@@ -165,6 +166,9 @@ def test_what_training_refuses_is_listed(tmp_path, monkeypatch, call_script):
             facts = json.loads(Path(f"{root}.out/check.json").read_text())
             assert facts["results"][0]["sentence"] in " ".join(done.out.split())
             assert "<section" in Path(f"{root}.out/check.html").read_text()
+            assert (root == little) == (
+                "refuses a val and a test split" in " ".join(done.out.split())
+            )
     assert found[lost].count("unreadable") == 8
     assert found[one].count("leak") == 3
     assert found[one].count("two_labels") == 2 * 8

@@ -1,6 +1,7 @@
 """Labels from a table, and tables that mend: what each says, and what the user sees of it."""
 
 import io
+import os
 from pathlib import Path
 from unicodedata import normalize
 
@@ -9,6 +10,7 @@ from conftest import paint
 
 from thaw.data.folder import PhotoFolder
 from thaw.errors import UserError
+from thaw.files import write_csv
 
 ROWS = [(f"img/{i}.png", str(i % 2 * 10)) for i in range(12)]
 
@@ -114,11 +116,17 @@ REFUSED: dict[str, tuple[str | bytes, list[str]]] = {
     "other columns": (text(head="file,label"), ["path, label", "file, label", "it lacks path"]),
     "nothing": ("", ["nothing"]),
     "no table": (b"\x00\x01\x02\xff", ["it is no text"]),
-    "a quote that doesn't end": ('path,label\n"img/0.png,a\n' + text(), ["img/1.png", "…)"]),
+    "a quote that doesn't end": (
+        text().replace("img/3", '"img/3'),
+        ["in line 5 a value begins", "never closed"],
+    ),
     "test alone": (text(head=SPLIT, rows=column(["test"] * 12)), ["no photo is of train (12 of"]),
     "Excel": (b"PK\x03\x04 and so on", ["Excel", "save it as CSV"]),
     "a damaged Parquet file": (b"PAR1zz", ["Expected a Parquet file"]),
-    "a comma too many": (text(("a,b.png", "0")), ["line 14 has more", "needs quotes"]),
+    "a comma too many": (
+        text(("",), ("", '"two\nlines"'), ("a,b.png", "0")),
+        ["line 17 has more", "needs quotes"],
+    ),
     "a column twice": ("path,label,path\na,b,c\n", ["path more than once"]),
     "two labels": (
         text((ROWS[0][0], "x"), (f"./{ROWS[1][0]}", "x")),
@@ -243,6 +251,30 @@ def test_fixes_drop_and_relabel_and_are_recorded(folder: Path, caplog):
     assert sorted(folder.rglob("*.png")) == sorted(before.root.rglob("*.png"))
 
 
+def test_fixes_read_what_thaw_check_writes_of_any_name(tmp_path: Path):
+    names = ["=x", "@y", " a", "b ", "é", os.fsdecode(b"caf\xe9"), "two\nlines", 'a,"b']
+    for i, name in enumerate(names):
+        for k in range(8):
+            paint(tmp_path / "photos" / name / f"{k}.png", (90, 90, 90), 10 * i + k, (9, 8))
+    rows = [{"path": f"{name}/0.png", "action": "drop"} for name in names]
+    rows += [
+        {"path": f"{name}/1.png", "action": f"label:{names[i - 1]}"} for i, name in enumerate(names)
+    ]
+    write_csv(tmp_path / "check.csv", rows)
+    whole = (tmp_path / "check.csv").read_bytes()
+    for table in (whole, whole.replace(rb"\udce9", b"\xe9")):  # or as `ls` has that name
+        (tmp_path / "check.csv").write_bytes(table)
+        done = (
+            PhotoFolder(str(tmp_path / "photos"), fixes=str(tmp_path / "check.csv"))
+            .ready()
+            .describe_splits()
+        )
+        dropped = {row["path"].partition("/")[0] for row in done["dropped"]}
+        changed = {row["from"]: row["to"] for row in done["relabelled"]}
+        assert dropped == {*names}
+        assert changed == {name: names[i - 1] for i, name in enumerate(names)}
+
+
 def test_fixes_without_an_action_say_so(folder: Path, caplog):
     with caplog.at_level("INFO"):
         fixed(folder, HEAD + "label,train/b/1.png,,,,\n")
@@ -253,6 +285,8 @@ def test_fixes_without_an_action_say_so(folder: Path, caplog):
     ("rows", "words"),
     [
         (HEAD + "x,nope.png,,,,drop\n", "there is no photo nope.png"),
+        (HEAD + f"x,{'long' * 99}.png,,,,drop\n", "there is no photo longlong"),
+        (HEAD + 'x,"train/a/1.png,,,,drop\nx,train/a/2.png,,,,drop\n', "line 2"),
         (HEAD + "x,train/a/1.png,,,,label:wasp\n", "'wasp'"),
         (HEAD + "x,train/a/1.png,,,,remove\n", "'remove'"),
         (HEAD + "x,train/a/1.png,,,,label:\n", "'label:'"),
@@ -263,7 +297,10 @@ def test_fixes_without_an_action_say_so(folder: Path, caplog):
             "label:a and label:b",
         ),
         ("path,what\nx,y\n", "it lacks action"),
-        (HEAD + "".join(f"x,train/a/{i}.png,,,,drop\n" for i in range(6)), "expected 2 classes"),
+        (
+            HEAD + "".join(f"x,train/a/{i}.png,,,,drop\n" for i in range(6)),
+            "check.csv, can't be used: expected 2 classes",
+        ),
     ],
 )
 def test_fixes_that_cannot_be_done_are_refused(folder: Path, rows: str, words: str):

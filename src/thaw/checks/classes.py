@@ -24,6 +24,8 @@ def find(context: Context) -> list[Result]:
         own = [finding for finding in findings if _cut(data, finding)]
         advice = ["Merge or rename folders, or label:NAME in check.csv's action column."]
         advice = advice * (len(own) < len(findings)) + ["Add photos of these classes."] * bool(own)
+        if nothing := [split for split, samples in data.splits.items() if not samples]:
+            advice += [f"Training refuses a {' and a '.join(nothing)} split without photos."]
         results.append(Result("class", f"{first}{more}", " ".join(advice), findings))
     small = few(data)
     imbalance = imbalance_line(data)

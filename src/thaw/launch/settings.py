@@ -307,12 +307,10 @@ def _missing_weights(weights: object) -> list[str]:
 
 def _missing_file(key: str, place: object) -> list[str]:
     """`data.file` and `data.fixes` are tables."""
-    try:
-        if not isinstance(place, str) or Path(os.path.expanduser(place)).is_file():
-            return []
-    except OSError:  # a name longer than file systems allow
-        pass
-    return [f"Expected a table in data.{key}={place}, but there is no such file."]
+    if not isinstance(place, str) or os.path.isfile(path := os.path.expanduser(place)):
+        return []
+    kind = "it is a folder" if os.path.isdir(path) else "there is no such file"
+    return [f"Expected a table in data.{key}={place}, but {kind}."]
 
 
 def _missing_root(data: Mapping[str, Any]) -> list[str]:

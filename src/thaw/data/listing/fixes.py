@@ -32,6 +32,7 @@ def apply(file: Path, listing: Listing) -> Fixed:
     table = read_rows(file, ["path", "action"], "data.fixes")
     entries = {entry.path: entry for entry in listing.entries}
     labels = {entry.label for entry in listing.entries}
+    bare = {label.strip(): label for label in labels} | {label: label for label in labels}
     wanted: dict[str, dict[str, Row]] = {}
     unknown, wrong, others = [], [], []
     for row in table.rows:
@@ -43,9 +44,11 @@ def apply(file: Path, listing: Listing) -> Fixed:
         if kind not in ("drop", "keep", "label") or bool(label) != (kind == "label"):
             wrong.append(action)
             continue
-        if kind == "label" and label not in labels:
-            others.append(label)
-            continue
+        if kind == "label":
+            if label not in bare:
+                others.append(label)
+                continue
+            label = bare[label]
         path = _find(row["path"], file.parent, listing)
         if path is None:
             unknown.append(row["path"] or "a row without a path")
@@ -110,6 +113,8 @@ def _find(name: str, home: Path, listing: Listing) -> str | None:
             return path
     for place in places:
         real = below(Path(os.path.realpath(place)), Path(os.path.realpath(listing.root)))
-        if real in listing.known or place.is_file():
+        if real in listing.known or os.path.isfile(place):  # which no name is too long for
             return real
-    return None
+    # Values are stripped, and names of folders may begin with a space.
+    bare = [path for path in listing.known if path.strip() == name]
+    return bare[0] if len(bare) == 1 else None

@@ -21,7 +21,7 @@ def assign(listing: Listing, group: str | None) -> None:
         UserError: no photo gets a group so, or all get the same.
     """
     entries, column = listing.entries, listing.groups
-    if group is None and column is None:
+    if not entries or (group is None and column is None):
         _set(entries, [None] * len(entries))
         return
     if group is None or group.lower() == column:

@@ -78,10 +78,12 @@ def settle(
         UserError: naming all that is wrong with the photos.
     """
     done = Settled([], {})
+    mended = ""
     if wishes.fixes:
         fixed = fixes.apply(wishes.fixes, listing)
         done.dropped, done.relabelled = fixed.dropped, fixed.relabelled
         listing.notes.append(fixed.note)
+        mended = f", after data.fixes={wishes.fixes}," * bool(fixed.dropped or fixed.relabelled)
     groups.assign(listing, wishes.group)
     done.classes = sorted({entry.label for entry in listing.entries if entry.split == "train"})
     problems, warnings = faults.of_classes(listing, done.classes)
@@ -101,7 +103,9 @@ def settle(
         }
         warnings += faults.of_counts(done.classes, counts)
     if problems:
-        raise UserError(f"The photos in {listing.root} can't be used: " + "; ".join(problems) + ".")
+        raise UserError(
+            f"The photos in {listing.root}{mended} can't be used: " + "; ".join(problems) + "."
+        )
     done.notes = listing.notes + (
         [f"not used: {', '.join(listing.unused)}"] if listing.unused else []
     )

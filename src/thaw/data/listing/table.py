@@ -15,10 +15,12 @@ from thaw.data.find import counted, find
 from thaw.data.listing.listed import Entry, Listing, few, many
 from thaw.data.listing.tree import CALLED
 from thaw.errors import UserError
+from thaw.escape import uncell
 
 Row = dict[str, str]
 NOTHING = ("nan", "NaN")  # what pandas and NumPy make of nothing
 SHOWN = 80  # letters of a value
+END = "\x03"  # a line after the last one: a value that it ends in has no end of its own
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def read(
 def read_rows(file: Path, needed: Sequence[str], setting: str) -> Table:
     """The rows of a CSV file (of any delimiter) or a Parquet file; values are text, stripped.
 
+    Thaw's own tables are read as what `thaw.files.write_csv` was given.
+
     Args:
         needed: columns that must be there; their case doesn't matter.
         setting: what named the file.
@@ -116,6 +120,7 @@ def read_rows(file: Path, needed: Sequence[str], setting: str) -> Table:
         ) from (error)
     if data[:4] == b"PAR1" or file.suffix.lower() in (".parquet", ".pq"):
         lines, note = _parquet(file, setting), None
+        numbers = range(1, len(lines) + 1)
     elif data[:4] == b"PK\x03\x04":
         raise UserError(
             f"Expected a CSV or Parquet file in {setting}={file}, but this is an Excel"
@@ -123,7 +128,8 @@ def read_rows(file: Path, needed: Sequence[str], setting: str) -> Table:
         )
     else:
         text, note = _decoded(file, data)
-        lines = _csv(file, text, needed, setting)
+        numbered = _csv(file, text, needed, setting)
+        numbers, lines = numbered.keys(), [*numbered.values()]
     header = [str(name).strip().lower() for name in lines[0]] if lines else []
     missing = [name for name in needed if name not in header]
     if missing:
@@ -137,7 +143,8 @@ def read_rows(file: Path, needed: Sequence[str], setting: str) -> Table:
             f"Expected each column once in {setting}={file}, but it has"
             f" {', '.join(double)} more than once."
         )
-    long = [i for i, line in enumerate(lines, 1) if any(map(str, line[len(header) :]))]
+    each = zip(numbers, lines, strict=True)
+    long = [number for number, line in each if any(map(str, line[len(header) :]))]
     if long:
         raise UserError(
             f"Expected {len(header)} values in each line of {setting}={file}, but line"
@@ -244,13 +251,17 @@ def _decoded(file: Path, data: bytes) -> tuple[str, str | None]:
     try:
         return data.decode("utf-8-sig"), None
     except UnicodeDecodeError:
+        text = data.decode("utf-8-sig", errors="surrogateescape")
+        if any("\x7f" < c < "\udc80" or c > "\udcff" for c in text):
+            return text, None  # UTF-8 but for names of files, which are any bytes
         return data.decode("cp1252", errors="replace"), f"{file.name} is no UTF-8: read as Latin-1"
 
 
-def _csv(file: Path, text: str, needed: Sequence[str], setting: str) -> list[list[str]]:
+def _csv(file: Path, text: str, needed: Sequence[str], setting: str) -> dict[int, list[str]]:
+    """Rows that hold something, by the line in which each begins."""
     if "\0" in text:
         raise UserError(f"Expected a CSV or Parquet file in {setting}={file}, but it is no text.")
-    text = re.sub(r"\A\s*sep=.\s*\n", "", text)  # a line for Excel
+    text = re.sub(r"\A\s*sep=.\s*\n", "\n", text)  # a line for Excel
     first = next((line for line in text.splitlines() if line.strip()), "")
 
     def fits(delimiter: str) -> tuple[int, int]:
@@ -260,12 +271,22 @@ def _csv(file: Path, text: str, needed: Sequence[str], setting: str) -> list[lis
 
     delimiter = max(",;\t|", key=fits)
     try:
-        lines = csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True
+        reader = csv.reader(
+            io.StringIO(f"{text}\n{END}", newline=""), delimiter=delimiter, skipinitialspace=True
         )
-        return [line for line in lines if any(value.strip() for value in line)]
+        lines, begin = dict[int, list[str]](), 1
+        for line in reader:
+            if line and line[-1].endswith(END) and line != [END]:
+                raise UserError(
+                    f"Expected a CSV file in {setting}={file}, but in line {begin} a value begins"
+                    ' with a quote (") that is never closed.'
+                )
+            if line != [END] and any(value.strip() for value in line):
+                lines[begin] = [uncell(value) for value in line]
+            begin = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"Expected a CSV file in {setting}={file}, but: {error}.") from error
+    return lines
 
 
 def _parquet(file: Path, setting: str) -> list[list[Any]]:
