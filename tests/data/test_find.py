@@ -95,7 +95,7 @@ def test_what_systems_leave_behind_is_no_photo_at_any_depth(tmp_path: Path, name
 
 def test_each_file_is_a_photo_or_left_out_for_a_reason(tmp_path: Path):
     touch(tmp_path, "a.jpg", "notes.txt", "b/more.txt", "b/film.mov", "b/README")
-    for name in ("no_extension", "shot.bak"):
+    for name in ("no_extension", "shot.bak", "shot.NEF"):
         Image.new("RGB", (2, 2)).save(tmp_path / name, "PNG")
     (tmp_path / "dead.jpg").symlink_to(tmp_path / "absent.jpg")
     (tmp_path / "self.jpg").symlink_to(tmp_path / "self.jpg")
@@ -115,6 +115,7 @@ def test_each_file_is_a_photo_or_left_out_for_a_reason(tmp_path: Path):
         "pipe.jpg": "neither file nor folder",
         "self.jpg": "link in a circle",
         "shot.bak": ".bak that is a photo by its content (rename it)",
+        "shot.NEF": ".nef (camera raw: export it as JPEG)",
     }
     assert counted(found.left_out).startswith("2 .txt, 2 link in a circle, 1 ")
 

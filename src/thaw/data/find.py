@@ -22,6 +22,11 @@ EXTENSIONS = {  # and the format that each says, as `format_of` calls it
     ".avif": "AVIF",
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIF"),
 }
+# What cameras write beside photos. Many are TIFF by their first bytes, with a thumbnail in front.
+RAW = {
+    *(".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".kdc", ".mrw", ".nef", ".nrw", ".orf"),
+    *(".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+}
 
 MANIFEST = "shapes.json"  # what data=shapes drew: Thaw's own, so not a word about it
 
@@ -124,6 +129,8 @@ def _no_photo(path: str, regular: bool) -> str:
     if os.path.splitext(path)[1].lower() in EXTENSIONS:
         return ""
     suffix = Path(path).suffix.lower()
+    if suffix in RAW:
+        return f"{suffix} (camera raw: export it as JPEG)"
     if not begins_as_photo(Path(path)):
         return suffix or "without extension"
     return f"{suffix} that is a photo by its content (rename it)" if suffix else ""

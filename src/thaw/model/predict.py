@@ -14,7 +14,7 @@ from thaw.errors import UserError
 from thaw.escape import joined, printable
 from thaw.launch import cli
 from thaw.model import batch, unsure
-from thaw.model.prediction import UNFAMILIAR, UNSURE, Prediction, as_row, aside
+from thaw.model.prediction import UNFAMILIAR, Prediction, as_row, aside
 from thaw.page.figure import write_figure
 from thaw.runs import read
 from thaw.screen import rows, say
@@ -135,12 +135,12 @@ def _line(prediction: Prediction, labels: list[str] | None, top_k: int | None) -
     probabilities = prediction.probabilities
     ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
     if prediction.label == aside(UNFAMILIAR, probabilities):
-        return f"{prediction.label:<12} (most like {prediction.top})"
+        return f"{prediction.label:<12}{prediction.beside}"
     text = prediction.label if labels is None else _either(labels)
     shown = ranked[:top_k] if top_k else labels
     if shown:
         return f"{text:<12} " + ", ".join(f"{name} {probabilities[name]:.1%}" for name in shown)
-    doubt = f"  ({prediction.top}?)" if prediction.label == aside(UNSURE, probabilities) else ""
+    doubt = f" {prediction.beside}" if prediction.beside else ""
     return f"{text:<12} {prediction.confidence:6.1%}{doubt}"
 
 
@@ -200,7 +200,7 @@ def draw(path: Path, found: list[Prediction], sets: list[list[str]]) -> None:
     """Draw the photos in a grid, each with its label and confidence above it."""
     labels = [_either(labels) for labels in sets] or [prediction.label for prediction in found]
     tiles = [
-        (prediction.path, f"{label} ({prediction.confidence:.1%})", "black")
+        (prediction.path, label + (prediction.beside or f" ({prediction.confidence:.1%})"), "black")
         for prediction, label in zip(found, labels, strict=True)
     ]
     write_figure(path, grid.draw(tiles, side=max(320, 640 // len(found))))

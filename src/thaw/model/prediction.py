@@ -56,6 +56,14 @@ class Prediction:
             top = max(self.probabilities, key=self.probabilities.__getitem__)
             object.__setattr__(self, "top", top)
 
+    @property
+    def beside(self) -> str:
+        """What stands beside a label that is no class; empty for a class."""
+        if self.label in self.probabilities:
+            return ""
+        unfamiliar = self.label == aside(UNFAMILIAR, self.probabilities)
+        return f" (most like {self.top})" if unfamiliar else f" ({self.top}?)"
+
 
 def is_unfamiliar(familiarity: float, level: float | None) -> bool:
     """Whether a p-value is that low; with room for the last bits, as an ONNX file has fewer."""

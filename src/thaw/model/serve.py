@@ -116,7 +116,7 @@ def app(run: Path, name: str | None = None, host: str | None = None) -> Starlett
         if asked not in map(str, range(MOST_SIMILAR + 1)):
             raise HTTPException(422, f"Expected similar to be from 0 to {MOST_SIMILAR}.")
         similar = int(asked) if facts["similar"] else 0
-        async with _limited(request).form(max_files=PHOTOS, max_fields=0) as form:
+        async with _limited(request).form(max_files=PHOTOS, max_fields=PHOTOS) as form:
             photos = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             if not photos:
                 raise HTTPException(422, "Expected photos as files of a form, got none.")

@@ -290,8 +290,8 @@ def _accuracy(url: str | None) -> float | None:
 def _check_size(img_size: Any) -> None:
     if isinstance(img_size, bool) or not isinstance(img_size, int) or not 32 <= img_size <= 2048:
         raise UserError(
-            f"Expected arch.img_size to be a whole number of pixels from 32 to 2048, or null, got"
-            f" {img_size!r}."
+            f"Expected data.size, or else arch.img_size, to be a whole number of pixels from 32 to"
+            f" 2048, or null for the net's own size, got {img_size!r}."
         )
 
 

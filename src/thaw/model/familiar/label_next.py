@@ -70,8 +70,7 @@ def label_next(
     predictions = _chosen(model, paths, count)
     width = min(max(len(prediction.path) for prediction in predictions), 60)
     for prediction in predictions:
-        known = "" if prediction.label == prediction.top else f"  ({prediction.top}?)"
-        said = f"{prediction.label:<12} {prediction.confidence:6.1%}{known}"
+        said = f"{prediction.label:<12} {prediction.confidence:6.1%} {prediction.beside}".rstrip()
         rows(f"{prediction.path:<{width}}  {said}")
     if csv is not None:
         columns = ("path", "label", "confidence", "familiarity")

@@ -31,8 +31,7 @@ def draw(
     """
     tiles: list[tuple[Image.Image | Path | str, str, str]] = []
     for prediction in predictions:
-        most_like = "" if prediction.label in prediction.probabilities else f" ({prediction.top}?)"
-        words = f"{Path(prediction.path).name}\n{prediction.label}{most_like}"
+        words = f"{Path(prediction.path).name}\n{prediction.label}{prediction.beside}"
         tiles.append((load_photo(prediction.path, white), words, "black"))
         for similar in prediction.similar:
             photo = _photo(familiar, similar, white) or Image.new("RGB", (SIDE, SIDE), "#e8edf0")
