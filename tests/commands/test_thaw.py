@@ -190,7 +190,8 @@ def test_a_file_of_ones_own_is_found_listed_and_wins(thaw, mine):
     mine("finetune/mine.yaml")
     said = "# Mine, which a second\n# line ends. No more.\n"
     mine("optimizer/adam.yaml", f"{said}_target_: torch.optim.Adam\n_partial_: true\neps: 0.5\n")
-    assert "  mine          (yours) Mine: longer." in thaw("conf", "finetune").out.splitlines()
+    listed = [line.split() for line in thaw("conf", "finetune").out.splitlines()]
+    assert ["mine", "(yours)", "Mine:", "longer."] in listed
     assert "(yours) Mine, which a second line ends.\n" in thaw("conf", "optimizer").out
     settings = thaw("train", "finetune=mine", "--cfg", "job").out
     assert "epochs: 9" in settings

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import logging
 import os
 import stat
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 import rich
 from rich.console import Console
 
-from thaw import fetch
+from thaw import fetch, screen
 from thaw.errors import UserError
 
 BODY = bytes(range(256)) * 100
@@ -164,7 +165,10 @@ def test_shows_progress_on_a_terminal(
     assert "net.pth" in shown.getvalue()
 
 
-def test_is_not_silent_in_a_pipe(server: Server, path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_is_not_silent_in_a_pipe(
+    server: Server, path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "log", logging.Logger("of no run", logging.WARNING))
     fetch.download(server.url, path)
     assert "downloading net.pth …" in capsys.readouterr().err
 
@@ -281,7 +285,7 @@ def python(code: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
 DOWNLOAD = """
 import sys
 from pathlib import Path
-from thaw import fetch
+from thaw import fetch, screen
 fetch.CHUNK = 1000
 fetch.download(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
 """

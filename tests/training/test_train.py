@@ -138,7 +138,11 @@ def test_tensorboard_has_named_curves_and_final_metrics(gradual):
         "lr/conv5",
     }
     rates = [event.value for event in events.Scalars("lr/conv5")]
-    warmup = [0.0, 8e-5, 1.6e-4]  # a value a step, where it changes within an epoch
+    warmup = [
+        0.0,
+        1e-4 * 0.8 / 3,
+        2e-4 * 0.8 / 3,
+    ]  # a value a step, where it changes within an epoch
     assert rates == pytest.approx([0.0, 2.4e-4, *warmup])
     metrics = json.loads((gradual.run / "metrics.json").read_text())
     assert events.Scalars("accuracy/test")[-1].value == pytest.approx(metrics["test/acc"])
