@@ -231,3 +231,13 @@ def test_rivals_have_the_net_that_thaw_has(script, few):
     with torch.inference_mode():
         assert torch.equal(net.eval()(images), backbone.eval()(images))
     assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.slow
+def test_the_check_and_its_features_see_the_photos_of_the_other_rows(script, data, tmp_path):
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    job = {"data": data, "test": "val", "cache": cache, "run": run}
+    assert script.computed("features", job) == {}
+    assert [*cache.rglob("*")]
+    assert script.checked("check", job) == {}
+    assert (run / "check.csv").is_file()

@@ -287,7 +287,7 @@ def computed(row: str, job: dict[str, Any]) -> Result:
 
 def _words(job: dict[str, Any]) -> list[str]:
     words = ["data=folder", f"data.root='{job['data']}'", f"data.test={job['test']}"]
-    return [*words, f"cache.dir='{job['cache']}'"]
+    return [*words, "data.val=null", f"cache.dir='{job['cache']}'"]
 
 
 def thaw(row: str, job: dict[str, Any]) -> Result:
