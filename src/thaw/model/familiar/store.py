@@ -39,13 +39,13 @@ CLOSE = 1e-5  # scores that near are the same: equal photos tie, whatever the la
 
 @dataclass(frozen=True)
 class Familiar:
-    """Train photos as directions in feature space, and how far from them val's photos are.
+    """Train photos as directions in feature space, and how far from them photos new to the net are.
 
     Args:
         rows: int8 `[M, D]`, a row a train photo that is kept; only its direction counts.
         labels: `[M]`, their classes' indices.
         scale: `[D]`, what features are divided by.
-        scores: `[n]`, of val, the lowest first.
+        scores: `[n]`, distances of val, and of train where `alike` says so; the lowest first.
         photos: paths of the photos kept, below `root`.
         root: the folder of photos, as training was told it.
         seen: train photos there were.
@@ -219,7 +219,7 @@ def distance(likeness: Tensor) -> Tensor:
 
 
 def p_values(distance: Tensor, scores: Tensor) -> Tensor:
-    """Share of val's photos, this one among them, that are as far or farther, `[B]`."""
+    """Share of the photos with a score, this one among them, that are as far or farther, `[B]`."""
     farther = (scores >= distance[:, None]).sum(dim=1)
     return (1 + farther).float() / (len(scores) + 1)
 
